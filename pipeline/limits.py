@@ -1,0 +1,60 @@
+"""Every limit, by name. Exceeding one closes that session (or refuses that input) and disturbs nothing else."""
+
+from __future__ import annotations
+
+# --- Bitstream -----------------------------------------------------------------------------------------------
+PAYLOAD_BYTES_MAX = 262_144
+"""Largest bitstream of one frame, in bytes (a 720p-sized latent at a high rate stays far below)."""
+LATENT_CHANNELS_MAX = 256
+LATENT_SIDE_MAX = 256
+"""Largest height and width of a latent grid, in symbols."""
+LATENT_SYMBOLS_MAX = 4_194_304
+"""Largest number of symbols of one frame: what a hostile header can make the decoder allocate (8 MiB of int16)."""
+LAYERS_MAX = 16
+SYMBOL_MAGNITUDE_MAX = 4_095
+"""Symbols are clipped to ± this by the encoder; larger ones are refused by the decoder."""
+
+# --- Wire ----------------------------------------------------------------------------------------------------
+MESSAGE_BYTES_MAX = 4_194_304
+"""Largest message of any kind, in bytes, checked before parsing."""
+JPEG_BYTES_MAX = 2_097_152
+"""Largest encoded image in a JpegFrame, in bytes."""
+IMAGE_PIXELS_MAX = 40_000_000
+"""Largest image that is decoded from a file or a JpegFrame (8K has 33 million pixels)."""
+BUNDLE_PART_BYTES = 262_144
+"""Size of one BundlePart, in bytes."""
+EDGE_BUNDLE_BYTES_MAX = 33_554_432
+"""Largest edge half of a bundle that an edge accepts, in bytes."""
+TASKS_PER_SESSION_MAX = 64
+NAME_CHARS_MAX = 128
+TOP_K_MAX = 20
+FRAME_PARTS_MAX = 64
+FRAMES_IN_FLIGHT_MAX = 256
+"""Most frames of one session that a server holds between receipt and answer."""
+SESSIONS_MAX = 1_024
+REFERENCE_WINDOW = 4
+"""Acknowledged latents that both ends keep per session as references, in frames."""
+REMEMBERED_FRAMES = 1_024
+"""Terminal states remembered for telling duplicates and late results, in frames."""
+
+# --- Time ----------------------------------------------------------------------------------------------------
+BUDGET_MS_DEFAULT = 500
+"""Age at which a live frame is no longer worth answering, in milliseconds from capture."""
+LOST_GRACE_MS = 500
+"""A frame counts as `lost` at its deadline plus this, in milliseconds."""
+CREDIT_VALID_MS = 2_000
+"""How long a Credit holds, in milliseconds; it is renewed with every Result and by timer at a third of this."""
+CREDIT_FRAMES = 4
+"""Frames that a session may have under way beyond the last one that was answered."""
+HELLO_TIMEOUT_MS = 5_000
+IDLE_TIMEOUT_MS = 15_000
+"""A session without any message for this long is closed, in milliseconds."""
+RESUME_WINDOW_MS = 60_000
+"""How long a server keeps a disconnected session for its resume token, in milliseconds."""
+PING_INTERVAL_MS = 1_000
+PINGS_AT_CONNECT = 8
+CLOCK_WINDOW_MS = 30_000
+
+# --- Bundle --------------------------------------------------------------------------------------------------
+BUNDLE_FILE_BYTES_MAX = 67_108_864
+BUNDLE_FILES_MAX = 256
