@@ -6,8 +6,6 @@ The command line reads flags, environment and file with cyclopts; the docstrings
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +15,6 @@ from pipeline import limits
 
 DEFAULT_URL = "tcp://127.0.0.1:5555"
 DEFAULT_HTTP = "127.0.0.1:8080"
-
-
-def home() -> Path:
-    """Where user data and caches live: `$FRANKENSTREAM_HOME`, else the platform's data folder."""
-    chosen = os.environ.get("FRANKENSTREAM_HOME")
-    if chosen:
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "frankenstream"
-    return Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share")) / "frankenstream"
 
 
 @Parameter(name="*")
