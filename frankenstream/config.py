@@ -121,3 +121,35 @@ class ServerSettings:
     batch_delay_ms: float = 4.0
     keys: Path | None = None
     admin_token: str = ""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class OutputSettings:
+    """What the edge shows and keeps.
+
+    Parameters
+    ----------
+    headless:
+        A line a second instead of the live table.
+    summary:
+        Write the summary as JSON to this file.
+    log:
+        Write a line of JSON for each frame to this file.
+    save:
+        Write the annotated video to this .mp4 file.
+    show:
+        Open a window with the annotated video (extra `show`).
+    duration:
+        End after so many seconds.
+    frames:
+        End after so many captured frames.
+    """
+
+    headless: bool = False
+    summary: Path | None = None
+    log: Path | None = None
+    save: Path | None = None
+    show: bool = False
+    duration: float | None = None
+    frames: int | None = None

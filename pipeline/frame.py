@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+Picture = tuple[NDArray[np.uint8], float | None]
+"""What sources give: RGB pixels (height, width, 3), uint8, and the time within the source in seconds (None: live)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:

@@ -28,6 +28,10 @@ EDGE_BUNDLE_BYTES_MAX = 33_554_432
 TASKS_PER_SESSION_MAX = 64
 NAME_CHARS_MAX = 128
 TOP_K_MAX = 20
+CONTROL_QUEUE_MAX = 256
+"""Control messages that a session holds for a peer that does not read; one more closes the session."""
+TRANSPORT_QUEUE_MESSAGES = 64
+"""Messages that a transport holds per connection and direction (ZeroMQ's high-water mark)."""
 FRAME_PARTS_MAX = 64
 FRAMES_IN_FLIGHT_MAX = 256
 """Most frames of one session that a server holds between receipt and answer."""
@@ -51,10 +55,20 @@ IDLE_TIMEOUT_MS = 15_000
 """A session without any message for this long is closed, in milliseconds."""
 RESUME_WINDOW_MS = 60_000
 """How long a server keeps a disconnected session for its resume token, in milliseconds."""
+GOODBYE_TIMEOUT_MS = 1_000
+"""How long an edge waits for the answer to its Goodbye, in milliseconds."""
+LOSSLESS_LOST_MS = 60_000
+"""A frame without deadline (lossless) counts as `lost` this long after it was sent, in milliseconds."""
+RECONNECT_MS_MIN = 50
+RECONNECT_MS_MAX = 1_000
+"""First and largest wait before an edge connects again, in milliseconds; doubled each time, ± 20 %."""
 PING_INTERVAL_MS = 1_000
+PING_INTERVAL_AT_CONNECT_MS = 25
 PINGS_AT_CONNECT = 8
 CLOCK_WINDOW_MS = 30_000
 
 # --- Bundle --------------------------------------------------------------------------------------------------
 BUNDLE_FILE_BYTES_MAX = 67_108_864
 BUNDLE_FILES_MAX = 256
+BUNDLE_BYTES_MAX = 268_435_456
+"""All files of a bundle together, unpacked, in bytes."""

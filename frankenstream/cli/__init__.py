@@ -43,8 +43,8 @@ def build_app(config_file: Path | None = None) -> App:
         help="Streaming computer vision for cameras that cannot carry the models they need.",
         version=_version,
         config=[Env("FRANKENSTREAM_"), toml],
-        help_epilogue="Start with `frankenstream demo`. Settings: flags, then FRANKENSTREAM_<COMMAND>_<SETTING>, then "
-        "frankenstream.toml (or `--config FILE` before the command).",
+        help_epilogue="Start with `frankenstream demo`. A flag wins over its environment variable (FRANKENSTREAM_SERVE_LISTEN for "
+        "serve --listen), which wins over frankenstream.toml ([serve] listen = …; or `--config FILE` before the command).",
         result_action="return_value",
     )
     for name, sentence in COMMANDS.items():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from pipeline.errors import FrankenError
 
@@ -37,11 +37,13 @@ def command() -> int:
     Ends with 0 if an edge can run here, else with 5.
     """
     findings = [finding for check in CHECKS for finding in check()]
-    table = Table(box=None, pad_edge=False, show_header=False)
+    console = Console(highlight=False, soft_wrap=True)
     marks = {"good": "[green]good[/]", "note": "[yellow]note[/]", "bad": "[bold red]bad [/]"}
+    width = max(len(finding.subject) for finding in findings)
     for finding in findings:
-        table.add_row(marks[finding.state], finding.subject, finding.seen, f"[dim]{finding.advice}[/]")
-    Console().print(table)
+        console.print(f"{marks[finding.state]}  {finding.subject:{width}}  {escape(finding.seen)}")
+        if finding.advice:
+            console.print(f"      {'':{width}}  [dim]→ {escape(finding.advice)}[/]")
     return 5 if any(finding.state == "bad" for finding in findings) else 0
 
 

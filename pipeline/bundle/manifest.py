@@ -28,14 +28,10 @@ Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 StructT = TypeVar("StructT")
 
 
-class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
 # --- manifest.toml -------------------------------------------------------------------------------------------
 
 
-class FileEntry(_Table):
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One file of the bundle, as it was written."""
 
     sha256: Sha256
@@ -63,7 +59,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 # --- edge/spec.toml ------------------------------------------------------------------------------------------
 
 
-class LatentTable(_Table):
+class LatentTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The latent grid: `channels` planes at 1/`stride` of the picture, in layers of so many channels."""
 
     channels: Annotated[int, Meta(ge=1, le=limits.LATENT_CHANNELS_MAX)]
@@ -71,7 +67,7 @@ class LatentTable(_Table):
     layers: Annotated[list[Positive], Meta(min_length=1, max_length=limits.LAYERS_MAX)]
 
 
-class PreprocessTable(_Table):
+class PreprocessTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a captured frame becomes the encoder's input (pipeline.preprocess)."""
 
     size: Annotated[int, Meta(ge=8, le=4096)]
@@ -81,7 +77,7 @@ class PreprocessTable(_Table):
     filter: Name = "area"
 
 
-class AnalysisTable(_Table):
+class AnalysisTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The encoder g_a in its ONNX forms: `image` float32 [1, 3, S, S] in [0, 1] → `latent` float32 [1, C, S/8, S/8]."""
 
     name: Name
@@ -98,13 +94,13 @@ class AnalysisTable(_Table):
         return bool(self.int8) and extra is not None and extra <= INT8_EXTRA_LOSS_POINTS_MAX
 
 
-class TablesTable(_Table):
+class TablesTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the entropy model's integer tables lie, within edge/."""
 
     file: Name = "tables.msgpack"
 
 
-class OperatingPointTable(_Table):
+class OperatingPointTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One rate choice: symbols = clip(rint(latent · gain − offset)) per channel."""
 
     name: Name
@@ -116,7 +112,7 @@ class OperatingPointTable(_Table):
     """Measured points of top-1 below the unmodified default backbone; None: not measured."""
 
 
-class EdgeSpec(_Table):
+class EdgeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """edge/spec.toml: everything that edge and server must share, besides the files that it names."""
 
     format: int

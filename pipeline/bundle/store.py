@@ -12,7 +12,7 @@ import importlib.resources
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
@@ -28,11 +28,11 @@ from pipeline.bundle.manifest import (
     parse_manifest,
     parse_toml,
 )
+from pipeline.codec.contexts import Contexts, parse_contexts
+from pipeline.codec.entropy_model import EntropyModel
+from pipeline.codec.latent_codec import LatentCodec, LatentSpec
+from pipeline.codec.quantisation import OperatingPoint
 from pipeline.errors import BundleError
-
-if TYPE_CHECKING:
-    from pipeline.codec.entropy_model import EntropyModel
-    from pipeline.codec.latent_codec import LatentCodec, LatentSpec
 
 MANIFEST = "manifest.toml"
 EDGE_SPEC = "edge/spec.toml"
@@ -50,6 +50,9 @@ class EdgeBundle:
         self._hashes = hashes
         self.codec_id = bundle_files.digest((p, h) for p, h in hashes.items() if p.startswith("edge/"))
         self.edge_spec: EdgeSpec = parse_edge_spec(self.read(EDGE_SPEC))
+        self.contexts: Contexts = parse_contexts(self.edge_spec.contexts, self.edge_spec.latent.layers)
+        self.operating_points: tuple[OperatingPoint, ...] = _operating_points(self.edge_spec)
+        self.entropy_model = EntropyModel.from_bytes(self.read_edge(self.edge_spec.tables.file))
         self._check_edge_files()
 
     @classmethod
@@ -77,19 +80,15 @@ class EdgeBundle:
 
     @functools.cached_property
     def latent_spec(self) -> LatentSpec:
-        """The codec's view of edge/spec.toml. Raises BundleError for context kinds that this version does not know."""
-        return _latent_spec(self.edge_spec)
-
-    @functools.cached_property
-    def entropy_model(self) -> EntropyModel:
-        from pipeline.codec.entropy_model import EntropyModel
-
-        return EntropyModel.from_bytes(self.read_edge(self.edge_spec.tables.file))
+        """The codec's view of edge/spec.toml."""
+        latent = self.edge_spec.latent
+        return LatentSpec(
+            channels=latent.channels, stride=latent.stride, layers=tuple(latent.layers),
+            operating_points=self.operating_points, contexts=self.contexts,
+        )  # fmt: skip
 
     def latent_codec(self, coder: str = "auto") -> LatentCodec:
         """The bitstream's encoder and decoder. `coder`: auto, c or python."""
-        from pipeline.codec.latent_codec import LatentCodec
-
         return LatentCodec(self.latent_spec, self.entropy_model, coder=coder)
 
     def pack_edge(self) -> bytes:
@@ -101,6 +100,12 @@ class EdgeBundle:
         for name in filter(None, (analysis.fp32, analysis.int8, self.edge_spec.tables.file)):
             if not self.read_edge(name):
                 raise BundleError(f"{self.where}: edge/{name} is empty: fetch or make the bundle again")
+        model, points = self.entropy_model, len(self.operating_points)
+        if (model.points, model.channels) != (points, self.edge_spec.latent.channels):
+            raise BundleError(
+                f"{self.where}: entropy tables are for {model.points} operating points and {model.channels} channels, "
+                f"edge/spec.toml says {points} and {self.edge_spec.latent.channels}: make the bundle again"
+            )
 
 
 class Bundle(EdgeBundle):
@@ -201,6 +206,13 @@ def default_bundle_path() -> Path:
     return Path(str(importlib.resources.files("pipeline.bundle") / "default"))
 
 
+def _operating_points(spec: EdgeSpec) -> tuple[OperatingPoint, ...]:
+    return tuple(
+        OperatingPoint(point.name, np.array(point.gain, np.float32), np.array(point.offset, np.float32))
+        for point in spec.operating_points
+    )
+
+
 def _check_against_manifest(files: Mapping[str, bytes], manifest: Manifest, where: str) -> None:
     for path, entry in manifest.files.items():
         data = files.get(path)
@@ -215,20 +227,3 @@ def _check_against_manifest(files: Mapping[str, bytes], manifest: Manifest, wher
         if path.startswith(rooms) and path not in manifest.files:
             raise BundleError(f"{where} holds {path}, which manifest.toml does not list: remove it or make it again")
 
-
-def _latent_spec(spec: EdgeSpec) -> LatentSpec:
-    from pipeline.codec.contexts import parse_contexts
-    from pipeline.codec.latent_codec import LatentSpec
-    from pipeline.codec.quantisation import OperatingPoint
-
-    points = tuple(
-        OperatingPoint(point.name, np.array(point.gain, np.float32), np.array(point.offset, np.float32))
-        for point in spec.operating_points
-    )
-    return LatentSpec(
-        channels=spec.latent.channels,
-        stride=spec.latent.stride,
-        layers=tuple(spec.latent.layers),
-        operating_points=points,
-        contexts=parse_contexts(spec.contexts),
-    )

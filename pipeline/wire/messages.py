@@ -28,7 +28,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag_field="type"):
     pass
 
 
-class Hello(_Message, tag=1):
+class Hello(_Message, tag=1, frozen=True):
     """Edge → server, first message on a connection (control)."""
 
     protocol: Count
@@ -59,7 +59,7 @@ class TaskInfo(msgspec.Struct, frozen=True, array_like=True):
     title: Name = ""
 
 
-class Welcome(_Message, tag=2):
+class Welcome(_Message, tag=2, frozen=True):
     """Server → edge, answer to Hello (control)."""
 
     session: Name
@@ -86,14 +86,14 @@ class Welcome(_Message, tag=2):
     """Free text for people: program and version."""
 
 
-class BundleRequest(_Message, tag=3):
+class BundleRequest(_Message, tag=3, frozen=True):
     """Edge → server: asks for a byte range of the packed edge half of a bundle (control)."""
 
     codec_id: Name
     offset: Count = 0
 
 
-class BundlePart(_Message, tag=4):
+class BundlePart(_Message, tag=4, frozen=True):
     """Server → edge: a piece of the packed edge half (a .zip of `edge/`), at most BUNDLE_PART_BYTES (control)."""
 
     codec_id: Name
@@ -102,7 +102,7 @@ class BundlePart(_Message, tag=4):
     part: Annotated[bytes, Meta(max_length=limits.BUNDLE_PART_BYTES)]
 
 
-class Frame(_Message, tag=5):
+class Frame(_Message, tag=5, frozen=True):
     """Edge → server: one frame's bitstream (frames)."""
 
     frame: Count
@@ -111,9 +111,11 @@ class Frame(_Message, tag=5):
     budget_us: Micros
     """Age at which an answer is no longer wanted, from capture; 0: no deadline (lossless)."""
     bitstream: Payload
+    sent: Count = 0
+    """Ordinal among the frames sent since Welcome, from 1: credit counts in these, lost frames show as gaps."""
 
 
-class FramePart(_Message, tag=6):
+class FramePart(_Message, tag=6, frozen=True):
     """Edge → server: a run of a frame's bytes, for channels that lose messages (frames)."""
 
     frame: Count
@@ -122,15 +124,19 @@ class FramePart(_Message, tag=6):
     age_at_send_us: Micros
     budget_us: Micros
     bytes: Payload
+    sent: Count = 0
+    """Ordinal among the frames sent since Welcome, from 1: credit counts in these, lost frames show as gaps."""
 
 
-class JpegFrame(_Message, tag=7):
+class JpegFrame(_Message, tag=7, frozen=True):
     """Edge → server: a JPEG or WebP picture for the unmodified backbone (frames)."""
 
     frame: Count
     age_at_send_us: Micros
     budget_us: Micros
     image: Annotated[bytes, Meta(max_length=limits.JPEG_BYTES_MAX)]
+    sent: Count = 0
+    """Ordinal among the frames sent since Welcome, from 1: credit counts in these, lost frames show as gaps."""
 
 
 class Label(msgspec.Struct, frozen=True, array_like=True):
@@ -149,7 +155,7 @@ class TaskResult(msgspec.Struct, frozen=True, array_like=True):
     error: str = ""
 
 
-class Result(_Message, tag=8):
+class Result(_Message, tag=8, frozen=True):
     """Server → edge: the answer to one frame (results)."""
 
     frame: Count
@@ -171,7 +177,7 @@ class Result(_Message, tag=8):
     """Frames in the batch that this one was computed in."""
 
 
-class Dropped(_Message, tag=9):
+class Dropped(_Message, tag=9, frozen=True):
     """Server → edge: a frame that will get no answer, and why (results)."""
 
     frame: Count
@@ -186,21 +192,21 @@ class Dropped(_Message, tag=9):
     credit_valid_ms: Count = 0
 
 
-class Credit(_Message, tag=10):
+class Credit(_Message, tag=10, frozen=True):
     """Server → edge: how many frames may have been sent since Welcome, cumulative and idempotent (control)."""
 
     sent_frames_max: Count
     valid_for_ms: Count
 
 
-class SetTasks(_Message, tag=11):
+class SetTasks(_Message, tag=11, frozen=True):
     """Edge → server: other tasks from now on (control). Answered with TasksChanged."""
 
     tasks: Annotated[list[Name], Meta(max_length=limits.TASKS_PER_SESSION_MAX)]
     top_k: Annotated[int, Meta(ge=1, le=limits.TOP_K_MAX)] = 1
 
 
-class TasksChanged(_Message, tag=12):
+class TasksChanged(_Message, tag=12, frozen=True):
     """Server → edge: the tasks that results carry from now on (control)."""
 
     tasks: list[TaskInfo]
@@ -208,15 +214,17 @@ class TasksChanged(_Message, tag=12):
     """Why a wish was not met; the tasks stay as they were."""
 
 
-class Ping(_Message, tag=13):
+class Ping(_Message, tag=13, frozen=True):
     """Either side: asks for a Pong, for liveness and the clock offset (control)."""
 
     ping: Count
     sent_at_us: Micros
     """Sender's clock."""
+    sent_frames: Count = 0
+    """Edge: frames sent since Welcome. Credit goes on even if every frame of the window was lost."""
 
 
-class Pong(_Message, tag=14):
+class Pong(_Message, tag=14, frozen=True):
     """Answer to Ping (control)."""
 
     ping: Count
@@ -228,7 +236,7 @@ class Pong(_Message, tag=14):
     """Answerer's clock when this was handed to the transport."""
 
 
-class Goodbye(_Message, tag=15):
+class Goodbye(_Message, tag=15, frozen=True):
     """Either side: the last message of a session on this connection (control)."""
 
     reason: Name

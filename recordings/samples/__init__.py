@@ -1,7 +1,7 @@
 """Sample clips that ship with FrankenStream, so that it runs on real pictures without a camera or a download.
 
-`tour` (640×480) and `walk` (640×360): 24 s at 30 fps each, real photographs under a simulated handheld camera. The photographs and
-their licences are named in `LICENSES` beside the clips; `make_samples.py` made them.
+`tour` (640×480) and `walk` (640×360): 24 s at 30 fps each, real photographs under a simulated handheld camera. The
+photographs and their licences are named in `LICENSES` beside the clips; `make_samples.py` made them.
 """
 
 from __future__ import annotations
@@ -23,5 +23,5 @@ def sample_path(name: str = DEFAULT_SAMPLE) -> Path:
         raise InputError(f"there is no sample clip {name!r}: take one of {', '.join(SAMPLES)}, or give a path")
     path = Path(__file__).with_name(f"{stem}.mp4")
     if not path.is_file():
-        raise InputError(f"sample clip {path} is missing: install again, or make it with recordings/samples/make_samples.py")
+        raise InputError(f"sample clip {path} is missing: install again, or run recordings/samples/make_samples.py")
     return path

@@ -1,9 +1,9 @@
 """Make the sample clips from photographs: `python -m recordings.samples.make_samples PHOTOS`.
 
-PHOTOS is a folder of public-domain photographs with a `manifest.json` that names source and licence of each. Every photograph becomes a
-*shot* of a simulated handheld camera: a slow pan and zoom, hand tremor, drifting exposure, sensor noise; shots follow each other by a
-crossfade or a quick swipe of the camera. The objects stay inside the largest centred square, which is what the edge looks at. The same photographs
-always give the same frames.
+PHOTOS is a folder of public-domain photographs with a `manifest.json` that names source and licence of each. Every
+photograph becomes a *shot* of a simulated handheld camera: a slow pan and zoom, hand tremor, drifting exposure,
+sensor noise; shots follow each other by a crossfade or a quick swipe of the camera. The objects stay inside the
+largest centred square, which is what the edge looks at. The same photographs always give the same frames.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Pixels = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the camera looks: centre as fractions of the photograph's width and height, width of the view as a fraction of the widest possible."""
+    """Where the camera looks: centre as fractions of the photograph's sides, zoom as one of the widest possible view."""
 
     x: float
     y: float
@@ -131,7 +131,7 @@ def draw(photo: Image.Image, pose: Pose, shake: tuple[float, float, float], widt
 
 
 def shot_frames(shot: Shot, photo: Image.Image, clip: Clip, rng: np.random.Generator) -> Iterator[Pixels]:
-    """The SHOT_FRAMES + TRANSITION_FRAMES frames of a shot (the last ones overlap with the next shot), without noise."""
+    """SHOT_FRAMES + TRANSITION_FRAMES frames of a shot (the last ones overlap with the next shot), without noise."""
     hand = Hand(rng)
     total = SHOT_FRAMES + TRANSITION_FRAMES
     gain_hertz, gain_phase = rng.uniform(0.1, 0.25), rng.uniform(0, 2 * np.pi)
@@ -161,7 +161,8 @@ def swipe(leaving: Pixels, coming: Pixels, way: float) -> Pixels:
     sums = np.cumsum(np.pad(strip, ((0, 0), (blur, 0), (0, 0)), mode="edge"), axis=1, dtype=np.float64)
     blurred = (sums[:, blur:] - sums[:, :-blur]) / blur
     left = round(eased * width)
-    return blurred[:, left : left + width].astype(np.float32)
+    seen: Pixels = blurred[:, left : left + width].astype(np.float32)
+    return seen
 
 
 def clip_frames(clip: Clip, photos: Path) -> Iterator[NDArray[np.uint8]]:
@@ -227,7 +228,7 @@ def licences(photos: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the sample clips from public-domain photographs.")
     parser.add_argument("photos", type=Path, help="folder with the photographs and manifest.json")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where the clips go (default: beside this script)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where the clips go (default: here)")
     parser.add_argument("--crf", type=int, default=23, help="x264 quality: larger is smaller and worse")
     arguments = parser.parse_args()
     (arguments.out / "LICENSES").write_text(licences(arguments.photos), "utf-8")

@@ -1,0 +1,33 @@
+"""First runs of an engine, before it is ready: they are slow, and the batcher must know what later ones cost."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analytics_server.batcher import Batcher
+from analytics_server.work import FrameWork
+from pipeline.clock import Clock
+from pipeline.runtime.engine import Engine
+from tasks import HeadStack
+
+_ROUNDS = 3
+_SECONDS_MAX = 2.0
+
+
+def warm_up(
+    engine: Engine, heads: HeadStack, batcher: Batcher[FrameWork], latent_CHW: tuple[int, int, int], clock: Clock
+) -> None:
+    """Run batches of 1, 2, 4, … up to the batcher's largest and record their cost. Raises EngineError.
+
+    Stops early where a round of a size takes long: larger sizes are then scaled from the smaller ones.
+    """
+    began = clock()
+    size = 1
+    while size <= batcher.batch_size_max and clock() - began < _SECONDS_MAX:
+        latents = np.zeros((size, *latent_CHW), np.float32)
+        for round_number in range(_ROUNDS):
+            started = clock()
+            heads.top(engine.from_latents(latents).pooled_BD)
+            if round_number:  # the first one allocates, and is no measure of the others
+                batcher.cost.record(size, clock() - started)
+        size *= 2

@@ -1,0 +1,160 @@
+"""One claim: a frame's entropy coding costs next to nothing, and next to no bytes beyond its entropy.
+
+    python -m benchmarks.codec [--json FILE] [--frames N]
+
+A latent of 48x28x28 Laplace symbols of about 3.8 kB in eight layers, through `LatentCodec` as edge and server call it,
+on one thread: medians of encode, decode and estimate, bytes against the tables' own entropy, for each kind of context.
+Needs the C coder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.codec import (
+    ChannelPmf,
+    Contexts,
+    EntropyModel,
+    LatentCodec,
+    LatentSpec,
+    OperatingPoint,
+    Reference,
+    coder_in_use,
+)
+from pipeline.codec import contexts as kinds
+
+CHANNELS, SIDE, LAYERS = 48, 28, (6,) * 8
+LARGEST = 31
+SCALES = np.geomspace(1.15, 0.03, CHANNELS)
+
+Kind = tuple[kinds.Term, ...]
+VARIANTS: dict[str, tuple[Kind, Kind | None]] = {
+    "none": ((), None),
+    "checkerboard": ((kinds.checkerboard(1, 3),), None),
+    "reference": ((), (kinds.reference(3),)),
+    "reference+neighbourhood": ((), (kinds.reference(3), kinds.reference_neighbourhood(1, 3))),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Entropy coding: milliseconds and bytes.")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--frames", type=int, default=300, help="timed frames per figure")
+    arguments = parser.parse_args()
+    if coder_in_use() != "c":
+        print("the Python coder is in use, its times say nothing: sudo apt-get install gcc libc6-dev, then")
+        print("python -m pipeline.codec.build")
+        return 5
+    rng = np.random.default_rng(0)
+    variants = {name: measure(name, rng, arguments.frames) for name in VARIANTS}
+    print_table(variants)
+    if arguments.json:
+        machine = {"machine": platform.machine(), "python": platform.python_version(), "coder": "c"}
+        symbols = CHANNELS * SIDE * SIDE
+        content = {"symbols": symbols, "layers": len(LAYERS), "variants": variants, **machine}
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def measure(name: str, rng: np.random.Generator, frames: int) -> dict[str, Any]:
+    """Figures of one variant."""
+    intra, inter = VARIANTS[name]
+    contexts = Contexts(intra=(intra,) * len(LAYERS), inter=None if inter is None else (inter,) * len(LAYERS))
+    points = (OperatingPoint("standard", np.ones(CHANNELS), np.zeros(CHANNELS)),)
+    codec = LatentCodec(LatentSpec(CHANNELS, 8, LAYERS, points, contexts), tables(contexts), coder="c")
+    clips = [sample_pair(rng) for _ in range(8)]
+    encoded = []
+    for earlier, symbols in clips:
+        reference = None if inter is None else Reference(epoch=1, frame=1000, layers=len(LAYERS), symbols=earlier)
+        bitstream = codec.encode(symbols, 0, reference=reference)
+        held = {reference.id: reference} if reference else None
+        assert (codec.decode(bitstream, references=held).symbols == symbols).all()
+        encoded.append((symbols, reference, held, bitstream))
+
+    def each(work: Callable[[Any], Any]) -> float:
+        return median_ms([lambda one=one: work(one) for one in encoded], frames)
+
+    entropies = [
+        sum(codec.estimate_layers(symbols, 0, reference=reference)) / 8 for symbols, reference, _, _ in encoded
+    ]
+    bytes_mean = statistics.mean(len(bitstream) for *_, bitstream in encoded)
+    return {
+        "encode_p50_ms": each(lambda one: codec.encode(one[0], 0, reference=one[1])),
+        "decode_p50_ms": each(lambda one: codec.decode(one[3], references=one[2])),
+        "estimate_p50_ms": each(lambda one: codec.estimate_bits(one[0], 0, reference=one[1])),
+        "bytes_mean": bytes_mean,
+        "entropy_bytes_mean": statistics.mean(entropies),
+        "overhead_bytes_per_layer": (bytes_mean - statistics.mean(entropies)) / len(LAYERS),
+    }
+
+
+def sample_pair(rng: np.random.Generator) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """Two successive frames: in the second, three in ten symbols are new."""
+    first, second = (rng.laplace(0, SCALES[:, None, None], (CHANNELS, SIDE, SIDE)) for _ in range(2))
+    second = np.where(rng.random(first.shape) < 0.3, second, first)
+    return to_symbols(first), to_symbols(second)
+
+
+def to_symbols(latent: NDArray[np.float64]) -> NDArray[np.int16]:
+    return np.clip(np.rint(latent), -LARGEST, LARGEST).astype(np.int16)
+
+
+def tables(contexts: Contexts) -> EntropyModel:
+    """Laplace tables; a reference context mixes in a peak at the reference's symbol."""
+    edges = np.arange(-LARGEST - 0.5, LARGEST + 1)
+
+    def laplace(scale: float) -> NDArray[np.float64]:
+        tail = 0.5 * np.exp(-np.abs(edges) / scale)
+        return np.diff(np.where(edges < 0, tail, 1 - tail)) + 1e-7
+
+    def rows(terms: Kind) -> list[ChannelPmf]:
+        count = kinds.context_count(terms)
+        rows = []
+        for scale in SCALES:
+            weights = np.tile(laplace(scale), (count, 1))
+            if terms and terms[0].kind == "reference":
+                for context in range(count):
+                    weights[context] = 0.3 * weights[context]
+                    weights[context, LARGEST - terms[0].clip + context % terms[0].values] += 0.7
+            rows.append(ChannelPmf(-LARGEST, weights, 1e-6))
+        return rows
+
+    inter = None if contexts.inter is None else [rows(contexts.inter[0])]
+    return EntropyModel.from_probabilities([rows(contexts.intra[0])], inter=inter)
+
+
+def median_ms(calls: list[Callable[[], Any]], count: int) -> float:
+    """Median wall time of `count` calls, the calls in turn, after a warm-up."""
+    times = []
+    for number in range(count + 2 * len(calls)):
+        call = calls[number % len(calls)]
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[2 * len(calls) :]) * 1e3
+
+
+def print_table(variants: dict[str, dict[str, Any]]) -> None:
+    print(f"{CHANNELS}x{SIDE}x{SIDE} symbols, {len(LAYERS)} layers, C coder, medians")
+    print(f"{'':24} {'encode':>10} {'decode':>10} {'estimate':>12} {'coded':>8} {'entropy':>8} {'overhead':>9}")
+    print(f"{'context':24} {'ms':>10} {'ms':>10} {'ms':>12} {'bytes':>8} {'bytes':>8} {'B/layer':>9}")
+    for name, row in variants.items():
+        print(
+            f"{name:24} {row['encode_p50_ms']:10.3f} {row['decode_p50_ms']:10.3f} {row['estimate_p50_ms']:12.3f} "
+            f"{row['bytes_mean']:8.0f} {row['entropy_bytes_mean']:8.0f} {row['overhead_bytes_per_layer']:9.1f}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

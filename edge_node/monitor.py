@@ -1,0 +1,333 @@
+"""What a stream did: counts, stages, rates and labels, in bounded memory, from records of ended frames.
+
+`Monitor.summary()` is what the demo ends with and `--summary FILE` writes; `explain_drops` says it in words.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_node.records import FrameRecord
+from pipeline.clock import Clock, monotonic
+from pipeline.stages import STAGES
+
+FRAMES_KEPT = 20_000
+"""Frames that percentiles are taken over: the last ones, 11 minutes at 30 a second (1.1 MB)."""
+ROLLING_S = 2.0
+"""Window of the live figures, in seconds."""
+LABELS_KEPT = 2_000
+"""Different labels remembered for each task."""
+
+_COLUMNS = len(STAGES) + 1  # the last one is capture-to-result
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    p50: float
+    p95: float
+    p99: float
+
+
+class StagePercentiles(msgspec.Struct, frozen=True):
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+
+
+class TopLabel(msgspec.Struct, frozen=True):
+    """The label of a task that was on top most often, and its mean score when it was."""
+
+    label: str
+    score: float
+    share: float = 0.0
+    """Share of the answered frames in which it was on top, 0 to 1."""
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """A run in figures. `captured = answered + Σ dropped + in_flight`."""
+
+    captured: int
+    answered: int
+    dropped: dict[str, int]
+    """Cause → frames."""
+    in_flight: int
+    stages: dict[str, StagePercentiles]
+    capture_to_result_ms: Percentiles | None
+    """None: no frame was answered."""
+    payload_bytes_mean: float
+    wire_bytes_mean: float
+    kbps: float
+    """Wire bytes of the answered frames over the run's time, in kbit/s."""
+    bits_per_pixel: float
+    """Payload bits per pixel of the encoder's input (S x S)."""
+    tasks: dict[str, TopLabel]
+    backbone: str
+    bundle_id: str
+    source: str
+    fps: float
+    """Answered frames a second."""
+    captured_fps: float = 0.0
+    duration_s: float = 0.0
+    coder: str = ""
+    """Entropy coder in use: c or python."""
+    encoder: str = ""
+    """What analyses, where, in which precision, and why."""
+    operating_point: str = ""
+    transport: str = ""
+    link: str = ""
+    """Simulated link, if any."""
+    server: str = ""
+    late_results: int = 0
+    duplicates: int = 0
+    reconnects: int = 0
+    clock_error_ms: float | None = None
+    notices: list[str] = []
+    """What was said to the user on the way, the last ones."""
+    error: str = ""
+    """Why the run ended before its time, if it did."""
+
+    def to_json(self) -> bytes:
+        """Indented JSON, figures rounded to what they are worth."""
+        return msgspec.json.format(msgspec.json.encode(_rounded(msgspec.to_builtins(self))), indent=2) + b"\n"
+
+
+class RunFacts(msgspec.Struct, kw_only=True):
+    """What a run is about; filled in as it becomes known."""
+
+    source: str = ""
+    backbone: str = ""
+    bundle_id: str = ""
+    encoder: str = ""
+    coder: str = ""
+    operating_point: str = ""
+    transport: str = ""
+    link: str = ""
+    server: str = ""
+    input_pixels: int = 224 * 224
+    """Pixels of the encoder's input: what bits_per_pixel refers to."""
+
+
+class Rolling(msgspec.Struct, frozen=True):
+    """The live figures, over the last ROLLING_S seconds."""
+
+    answered_fps: float
+    kbps: float
+    payload_bytes: float
+    capture_to_result_ms: float
+    """Median."""
+
+
+class Monitor:
+    """Collects what a run does. Thread-safe; memory does not grow with time."""
+
+    def __init__(self, facts: RunFacts | None = None, *, clock: Clock = monotonic) -> None:
+        self.facts = facts if facts is not None else RunFacts()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._started: float | None = None
+        self._ended: float | None = None
+        self._captured = 0
+        self._answered = 0
+        self._dropped: dict[str, int] = {}
+        self._payload_bytes = 0
+        self._wire_bytes = 0
+        self._milliseconds = np.full((FRAMES_KEPT, _COLUMNS), np.nan, np.float32)
+        self._rows: dict[int, int] = {}  # frame -> row, for `presented`
+        self._tops: dict[str, dict[str, list[float]]] = {}
+        self._recent: deque[tuple[float, int, int, float]] = deque(maxlen=1000)
+        self._notices: deque[str] = deque(maxlen=20)
+        self.last: FrameRecord | None = None
+        """The newest answered frame."""
+        self.last_drop: FrameRecord | None = None
+        self.late_results = 0
+        self.duplicates = 0
+        self.connections = 0
+        self.clock_error_ms: float | None = None
+        self.error = ""
+
+    # --- What happens ----------------------------------------------------------------------------------------
+
+    def captured(self) -> None:
+        """A frame was captured; the first one starts the run's time."""
+        with self._lock:
+            if self._started is None:
+                self._started = self._clock()
+            self._captured += 1
+
+    def record(self, record: FrameRecord) -> None:
+        """A frame has ended."""
+        with self._lock:
+            if record.answered:
+                self._count_answer(record)
+            else:
+                self._dropped[record.state] = self._dropped.get(record.state, 0) + 1
+                self.last_drop = record
+
+    def presented(self, frame: int, milliseconds: float) -> None:
+        """The answer to `frame` was drawn, so long after it came."""
+        with self._lock:
+            row = self._rows.get(frame)
+            if row is not None:
+                self._milliseconds[row, len(STAGES) - 1] = milliseconds
+
+    def notice(self, line: str) -> None:
+        """Remember a line that was said to the user."""
+        with self._lock:
+            self._notices.append(line)
+
+    def ended(self) -> None:
+        """The run's time stops here."""
+        with self._lock:
+            if self._ended is None:
+                self._ended = self._clock()
+
+    # --- What it comes to ------------------------------------------------------------------------------------
+
+    @property
+    def started_at(self) -> float | None:
+        """Monotonic seconds of the first captured frame."""
+        return self._started
+
+    @property
+    def outstanding(self) -> int:
+        """Captured frames without a terminal state."""
+        with self._lock:
+            return self._captured - self._answered - sum(self._dropped.values())
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        with self._lock:
+            return dict(self._dropped)
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """(captured, answered, dropped)."""
+        with self._lock:
+            return self._captured, self._answered, sum(self._dropped.values())
+
+    def rolling(self) -> Rolling:
+        """The figures of the last ROLLING_S seconds."""
+        now = self._clock()
+        with self._lock:
+            recent = [entry for entry in self._recent if entry[0] > now - ROLLING_S]
+            span = min(ROLLING_S, max(now - (self._started if self._started is not None else now), 1e-3))
+        if not recent:
+            return Rolling(0.0, 0.0, 0.0, 0.0)
+        _, payloads, wires, milliseconds = zip(*recent, strict=True)
+        return Rolling(
+            answered_fps=len(recent) / span,
+            kbps=sum(wires) * 8 / 1000 / span,
+            payload_bytes=sum(payloads) / len(recent),
+            capture_to_result_ms=float(np.median(milliseconds)),
+        )
+
+    def summary(self) -> Summary:
+        """The run so far."""
+        with self._lock:
+            duration = self._duration()
+            answered = self._answered
+            payload_mean = self._payload_bytes / answered if answered else 0.0
+            facts = self.facts
+            return Summary(
+                captured=self._captured,
+                answered=answered,
+                dropped=dict(sorted(self._dropped.items())),
+                in_flight=self._captured - answered - sum(self._dropped.values()),
+                stages=self._stage_percentiles(),
+                capture_to_result_ms=self._total_percentiles(),
+                payload_bytes_mean=payload_mean,
+                wire_bytes_mean=self._wire_bytes / answered if answered else 0.0,
+                kbps=self._wire_bytes * 8 / 1000 / duration if duration else 0.0,
+                bits_per_pixel=payload_mean * 8 / facts.input_pixels,
+                tasks=self._top_labels(),
+                backbone=facts.backbone,
+                bundle_id=facts.bundle_id,
+                source=facts.source,
+                fps=answered / duration if duration else 0.0,
+                captured_fps=self._captured / duration if duration else 0.0,
+                duration_s=duration,
+                coder=facts.coder,
+                encoder=facts.encoder,
+                operating_point=facts.operating_point,
+                transport=facts.transport,
+                link=facts.link,
+                server=facts.server,
+                late_results=self.late_results,
+                duplicates=self.duplicates,
+                reconnects=max(0, self.connections - 1),
+                clock_error_ms=self.clock_error_ms,
+                notices=list(self._notices),
+                error=self.error,
+            )
+
+    # --- Inside, under the lock ------------------------------------------------------------------------------
+
+    def _count_answer(self, record: FrameRecord) -> None:
+        row = self._answered % FRAMES_KEPT
+        self._answered += 1
+        self._payload_bytes += record.payload_bytes
+        self._wire_bytes += record.wire_bytes
+        self.clock_error_ms = record.clock_error_ms
+        self._milliseconds[row, :-1] = [record.stages_ms.get(stage, np.nan) for stage in STAGES]
+        self._milliseconds[row, -1] = record.capture_to_result_ms
+        self._rows[record.frame] = row
+        if len(self._rows) > 256:
+            del self._rows[next(iter(self._rows))]
+        self._recent.append((self._clock(), record.payload_bytes, record.wire_bytes, record.capture_to_result_ms))
+        for task, labels in record.tasks.items():
+            if labels:
+                self._count_top(task, labels[0].label, labels[0].score)
+        if self.last is None or record.frame > self.last.frame:
+            self.last = record
+
+    def _count_top(self, task: str, label: str, score: float) -> None:
+        tops = self._tops.setdefault(task, {})
+        if label in tops or len(tops) < LABELS_KEPT:
+            count_and_sum = tops.setdefault(label, [0.0, 0.0])
+            count_and_sum[0] += 1
+            count_and_sum[1] += score
+
+    def _duration(self) -> float:
+        if self._started is None:
+            return 0.0
+        return (self._ended if self._ended is not None else self._clock()) - self._started
+
+    def _kept(self) -> NDArray[np.float32]:
+        return self._milliseconds[: min(self._answered, FRAMES_KEPT)]
+
+    def _stage_percentiles(self) -> dict[str, StagePercentiles]:
+        kept = self._kept()
+        found = {}
+        for column, stage in enumerate(STAGES):
+            values = kept[:, column]
+            values = values[~np.isnan(values)]
+            if len(values):
+                found[stage] = StagePercentiles(*(float(p) for p in np.percentile(values, (50, 95, 99))))
+        return found
+
+    def _total_percentiles(self) -> Percentiles | None:
+        totals = self._kept()[:, -1]
+        return Percentiles(*(float(p) for p in np.percentile(totals, (50, 95, 99)))) if len(totals) else None
+
+    def _top_labels(self) -> dict[str, TopLabel]:
+        found = {}
+        for task, tops in self._tops.items():
+            label, (count, total) = max(tops.items(), key=lambda item: (item[1][0], item[1][1]))
+            found[task] = TopLabel(label, total / count, count / self._answered)
+        return found
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to six significant digits, through the whole structure: no one reads or needs more."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_rounded(entry) for entry in value]
+    return value

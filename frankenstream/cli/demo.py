@@ -1,0 +1,54 @@
+"""`frankenstream demo`: the whole system on this machine, two processes over a real socket."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from frankenstream.config import EncoderSettings, OutputSettings, StreamSettings
+from frankenstream.edge_run import EdgeRun, run_edge
+from frankenstream.server_process import ServerProcess
+from recordings.replay import Pace
+from recordings.samples import SAMPLES, sample_path
+
+
+def command(
+    *,
+    source: str = "tour",
+    backend: str = "auto",
+    loop: bool = False,
+    lossless: bool = False,
+    jpeg: int | None = None,
+    encoder: EncoderSettings | None = None,
+    stream: StreamSettings | None = None,
+    output: OutputSettings | None = None,
+) -> None:
+    """Start a server and an edge on this machine and watch them work.
+
+    Replays a recording at its own frame rate; each frame is encoded to a few kB, sent to the server over ZeroMQ and answered
+    for every task. Ends with a summary that says where the time went and why frames were dropped, if any were.
+
+    Parameters
+    ----------
+    source:
+        A bundled sample (tour, walk), or whatever `frankenstream edge` takes: a video file, camera number, rtsp:// address.
+    backend:
+        The server's engine: auto, onnx or torch.
+    loop:
+        Start the recording over when it ends.
+    lossless:
+        Answer every frame: the recording waits for the server.
+    jpeg:
+        Send JPEGs of this quality (1-95) to the unmodified backbone instead of latents, for comparison.
+    """
+    console = Console()
+    encoder, stream = encoder or EncoderSettings(), stream or StreamSettings()
+    arguments = ["--backend", backend]
+    if encoder.bundle is not None:
+        arguments += ["--bundle", str(encoder.bundle)]
+    path = str(sample_path(source)) if source in SAMPLES else source
+    with ServerProcess(arguments, console=console) as server:
+        run = EdgeRun(
+            source=path, server=server.url, encoder=encoder, stream=stream, output=output or OutputSettings(),
+            pace=Pace(loop=loop), lossless=lossless, jpeg_quality=jpeg,
+        )  # fmt: skip
+        run_edge(run, console=console)

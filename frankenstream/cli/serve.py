@@ -1,0 +1,69 @@
+"""`frankenstream serve`: the server role."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from frankenstream.config import ServerSettings
+from pipeline.bundle import Bundle
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from analytics_server import Server
+
+
+def command(*, server: ServerSettings | None = None, announce: Path | None = None, log_json: bool = False) -> None:
+    """Answer edges: decode latents, run backbones and task heads.
+
+    The first start of a backbone exports it once (some seconds); later starts take it from the cache. SIGTERM and Ctrl-C
+    answer what is under way and say goodbye to every edge.
+
+    Parameters
+    ----------
+    announce:
+        Write the addresses to this file once frames are answered (for scripts).
+    log_json:
+        Log lines of JSON.
+    """
+    settings = server or ServerSettings()
+    role = build_server(settings)
+    from analytics_server import configure_logging, run_until_stopped
+
+    configure_logging(as_json=log_json)
+    run_until_stopped(role, on_ready=lambda: _announce(role, announce) if announce else None)
+
+
+def build_server(settings: ServerSettings) -> Server:
+    """The server that `settings` describe, not started. Raises FrankenError."""
+    try:
+        from analytics_server import Server
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"the server needs {error.name}: pip install 'frankenstream[server]'") from None
+    from pipeline.transports import ServerKeys
+
+    return Server(
+        Bundle.open(settings.bundle),
+        _names(settings.listen),
+        settings.http,
+        backbones=_names(settings.backbones),
+        backend=settings.backend,
+        device=settings.device,
+        threads=settings.threads,
+        batch_size_max=settings.batch_size_max,
+        batch_delay_ms=settings.batch_delay_ms,
+        keys=ServerKeys.load(settings.keys) if settings.keys else None,
+        admin_token=settings.admin_token,
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _announce(server: Server, file: Path) -> None:
+    """Whoever waits for the file must never see half of it."""
+    draft = file.with_suffix(".part")
+    draft.write_text("".join(f"{url}\n" for url in (*server.urls, server.http_url) if url))
+    os.replace(draft, file)

@@ -1,0 +1,220 @@
+"""Starts the edge role: source, encoder, session, transport, and whatever shows and keeps the results."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edge_node import (
+    EdgeNode,
+    FrameLog,
+    FrameRecord,
+    JpegPayload,
+    LatentPayload,
+    Monitor,
+    NodeSettings,
+    PayloadEncoder,
+    RunFacts,
+    Source,
+    Summary,
+    explain_drops,
+    open_source,
+)
+from edge_node.live_table import LiveTable
+from edge_node.presenter import presenters
+from frankenstream.config import EncoderSettings, OutputSettings, StreamSettings
+from pipeline.bundle import Bundle
+from pipeline.errors import ConfigError
+from pipeline.runtime.encoder import FrameEncoder, preprocess_spec
+from pipeline.transports import ClientKeys, LinkModel, connect
+from pipeline.wire import EdgeSession
+from recordings.replay import Pace
+
+
+@dataclass(frozen=True)
+class EdgeRun:
+    """Everything that one run of the edge needs to know.
+
+    `pace` None: pictures as the source gives them. `jpeg_quality`: send JPEGs to the unmodified backbone instead of
+    latents. `keys`: folder with edge.key, edge.secret and server.key.
+    """
+
+    source: str
+    server: str
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    stream: StreamSettings = field(default_factory=StreamSettings)
+    output: OutputSettings = field(default_factory=OutputSettings)
+    pace: Pace | None = None
+    lossless: bool = False
+    jpeg_quality: int | None = None
+    keys: Path | None = None
+
+
+def run_edge(run: EdgeRun, *, console: Console) -> Summary:
+    """Run until the source ends, the time is up or the user stops it; print the summary and return it.
+
+    Raises FrankenError if it could not start, and, after the summary, if it ended before its time.
+    """
+    with contextlib.ExitStack() as stack:
+        sinks: list[Callable[[FrameRecord], None]] = []
+        if run.output.log is not None:
+            sinks.append(stack.enter_context(FrameLog(run.output.log)).write)
+        bundle = Bundle.open(run.encoder.bundle)
+        source = open_source(run.source, notify=lambda line: _say(console, line))
+        node = _build(run, bundle, source, sinks, console)
+        stack.enter_context(_stopped_by_signals(node))
+        stack.enter_context(_presenters(run.output, node, bundle, source.fps))
+        table = stack.enter_context(LiveTable(node.monitor, console=console, headless=run.output.headless))
+        summary = node.run(table.tick)
+    report(summary, console)
+    if run.output.summary is not None:
+        write_summary(summary, run.output.summary)
+    if node.failure is not None:
+        raise node.failure
+    return summary
+
+
+def write_summary(summary: Summary, file: Path) -> None:
+    """Raises ConfigError if `file` cannot be written."""
+    try:
+        file.write_bytes(summary.to_json())
+    except OSError as error:
+        raise ConfigError(f"summary {str(file)!r} cannot be written: {error.strerror}: choose another path") from None
+
+
+def report(summary: Summary, console: Console) -> None:
+    """The summary for people: counts, rate, stages, labels, and why frames were dropped."""
+    console.print()
+    counts = f"captured {summary.captured} = answered {summary.answered}"
+    if summary.dropped or summary.in_flight:
+        counts += f" + dropped {sum(summary.dropped.values())} + in flight {summary.in_flight}"
+    console.print(f"[bold]{counts}[/]   {summary.fps:.1f} answers/s over {summary.duration_s:.1f} s", highlight=False)
+    if summary.capture_to_result_ms is not None:
+        total = summary.capture_to_result_ms
+        console.print(f"capture to result: median {total.p50:.1f} ms, 95 % within {total.p95:.1f}, 99 % within {total.p99:.1f}", highlight=False)
+        console.print(
+            f"payload {summary.payload_bytes_mean:,.0f} B a frame ({summary.bits_per_pixel:.2f} bit per pixel), "
+            f"with the wire {summary.wire_bytes_mean:,.0f} B, {summary.kbps:,.0f} kbit/s", highlight=False,
+        )
+        console.print(_stage_table(summary, console.width))
+    labels = ", ".join(f"{task}: {top.label} ({top.share:.0%} of frames)" for task, top in summary.tasks.items())
+    if labels:
+        console.print(f"most frequent   {labels}", highlight=False)
+    console.print(f"encoder {summary.encoder}; entropy coder {summary.coder}", highlight=False, style="dim")
+    for line in explain_drops(summary):
+        console.print(line, highlight=False)
+
+
+def _stage_table(summary: Summary, width: int) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("stage")
+    for percentile in ("p50 ms", "p95 ms", "p99 ms"):
+        table.add_column(percentile, justify="right")
+    for stage, figures in summary.stages.items():
+        table.add_row(stage, f"{figures.p50_ms:.2f}", f"{figures.p95_ms:.2f}", f"{figures.p99_ms:.2f}")
+    return table
+
+
+def _presenters(
+    output: OutputSettings, node: EdgeNode, bundle: Bundle, fps: float
+) -> contextlib.AbstractContextManager[None]:
+    return presenters(node, preprocess_spec(bundle.edge_spec), save=output.save, show=output.show, fps=fps)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(Text(line, style="yellow"))
+
+
+def _build(
+    run: EdgeRun, bundle: Bundle, source: Source, sinks: list[Callable[[FrameRecord], None]], console: Console
+) -> EdgeNode:
+    point = bundle.edge_spec.operating_point_index(run.encoder.quality)
+    payload, coder = _payload(run, bundle, point)
+    stream = run.stream
+    link = LinkModel.profile(stream.link, seed=stream.link_seed) if stream.link else None
+    monitor = Monitor(RunFacts(
+        source=source.name,
+        bundle_id=bundle.bundle_id,
+        encoder=payload.describe(),
+        coder=coder,
+        operating_point=bundle.edge_spec.operating_points[point].name,
+        transport=run.server,
+        link=stream.link or "",
+        input_pixels=payload.input_pixels,
+    ))  # fmt: skip
+    session = EdgeSession(
+        codec_id=bundle.codec_id,
+        client="frankenstream edge",
+        tasks=stream.task_names,
+        backbone=bundle.backbone(stream.backbone).tag if stream.backbone and bundle.backbones else stream.backbone,
+        top_k=stream.top_k,
+        lossless=run.lossless,
+        budget_ms=stream.budget_ms,
+    )
+    keys = ClientKeys.load(run.keys / "edge.secret", run.keys / "server.key") if run.keys else None
+    return EdgeNode(
+        source,
+        payload,
+        session,
+        lambda session, on_event: connect(run.server, session, on_event, keys=keys, link=link),
+        settings=NodeSettings(
+            lossless=run.lossless,
+            pace=run.pace,
+            budget_ms=stream.budget_ms,
+            duration_s=run.output.duration,
+            frames_max=run.output.frames,
+            keep_view=run.output.show or run.output.save is not None,
+        ),
+        monitor=monitor,
+        on_record=lambda record: _to_all(sinks, record),
+        notify=lambda line: _say(console, line),
+    )
+
+
+def _payload(run: EdgeRun, bundle: Bundle, point: int) -> tuple[PayloadEncoder, str]:
+    """(what makes payloads, the entropy coder in use)."""
+    if run.jpeg_quality is not None:
+        return JpegPayload(preprocess_spec(bundle.edge_spec), quality=run.jpeg_quality), "none (JPEG)"
+    encoder = FrameEncoder(
+        bundle, provider=run.encoder.provider, precision=run.encoder.precision, threads=run.encoder.threads
+    )
+    codec = bundle.latent_codec()
+    points = bundle.latent_spec.operating_points
+    return LatentPayload(encoder, codec, points, operating_point=point), codec.coder
+
+
+def _to_all(sinks: list[Callable[[FrameRecord], None]], record: FrameRecord) -> None:
+    for sink in sinks:
+        sink(record)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(node: EdgeNode) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run in good order; a second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        node.stop()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,30 @@
+"""The codec: latents to a few kB and back, bit-exact on any two machines.
+
+`quantisation` makes symbols, `entropy_model` holds the integer tables, `contexts` picks among them, `range_coder` and
+`_range_coder.c` turn symbols into bytes, `bitstream` frames them, `latent_codec` is the door.
+"""
+
+from __future__ import annotations
+
+from pipeline.codec.contexts import Contexts, Term, contexts_data, parse_contexts
+from pipeline.codec.entropy_model import ChannelPmf, EntropyModel
+from pipeline.codec.latent_codec import DecodedLatent, LatentCodec, LatentSpec, Reference, ReferenceId, coder_in_use
+from pipeline.codec.quantisation import OperatingPoint, dequantise, quantise
+
+__all__ = [
+    "ChannelPmf",
+    "Contexts",
+    "DecodedLatent",
+    "EntropyModel",
+    "LatentCodec",
+    "LatentSpec",
+    "OperatingPoint",
+    "Reference",
+    "ReferenceId",
+    "Term",
+    "coder_in_use",
+    "contexts_data",
+    "dequantise",
+    "parse_contexts",
+    "quantise",
+]

@@ -1,0 +1,583 @@
+/* The range coder's fast path: whole frames in one call, plain C11, no Python headers (ctypes loads it and frees the
+ * GIL).
+ *
+ * It computes exactly what docs/protocol.md, "Bitstream", says and what range_coder.py, contexts.py and python_coder.py
+ * do in Python. Two ideas make it fast:
+ *   - the encoder first turns a layer into a list of steps (slot numbers), then runs two layers' coders in lockstep, so
+ *     that one waits for its multiplication while the other works; it divides by multiplying with ceil(2^64 / freq),
+ *     exact for x < 2^32;
+ *   - the decoder finds a slot with one byte load (2^P bytes a table), so that the tables in use stay in the cache.
+ * Safety: every read of the payload and every write of the output is bounds-checked; nothing a stream holds is used
+ * as an index without being masked or compared. No globals, so calls may run at the same time.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+#define ABI             1
+#define STATE_LOW       65536u /* 2^16: the state's lower bound, and the start state without the check */
+#define MAGNITUDE_MAX   4095   /* limits.SYMBOL_MAGNITUDE_MAX */
+#define ESCAPE_BITS_MAX 13
+#define SIDE_MAX        256 /* limits.LATENT_SIDE_MAX */
+#define GOLDEN          0x9E3779B1u
+#define RAW             0x80000000u /* a step that is raw bits: RAW | bits << 16 | value */
+
+enum { OUT_OF_MEMORY = -1, BUFFER_FULL = -2, SYMBOL_TOO_LARGE = -3, BAD_ARGUMENT = -4 };
+enum { KIND_NONE, KIND_REFERENCE, KIND_REFERENCE_NEIGHBOURHOOD, KIND_CHECKERBOARD, KIND_LAYER };
+
+typedef struct { /* one slot, ready for encoding: x' = x + bias + floor(x / freq) * complement */
+    uint64_t reciprocal;
+    uint32_t x_max;
+    uint32_t complement;
+    uint32_t bias;
+    uint32_t unused;
+} encode_slot;
+
+typedef struct { /* the table of one (channel, context) */
+    int32_t low;
+    int32_t count;  /* symbols; slot number `count` is escape */
+    uint32_t first; /* its first slot */
+    uint32_t table; /* its row of `slot_of` */
+} table_ref;
+
+typedef struct {
+    int32_t kind;
+    int32_t clip;
+    int32_t step;
+    int32_t sources; /* first of this term's sources */
+    int32_t threshold_count;
+    int32_t thresholds[8];
+    int32_t unused[3];
+} context_term;
+
+typedef struct { /* one (operating point, set); the layout is native_coder.py's _Plan */
+    int32_t precision;
+    int32_t channels;
+    int32_t layers;
+    int32_t unused;
+    const int32_t *layer_first; /* [layers + 1] first channel of each layer */
+    const int32_t *term_first;  /* [layers + 1] first term of each layer */
+    const context_term *terms;
+    const int32_t *sources;
+    const int32_t *context_first; /* [channels] first table_ref of each channel */
+    const table_ref *tables;
+    const int32_t *skip_slot; /* [channels] first of the skip table's two slots, -1: none */
+    const int16_t *fill;      /* [channels] */
+    const encode_slot *encode_slots;
+    const uint32_t *decode_slots; /* freq << 16 | start */
+    const uint32_t *costs;        /* bits of each slot, in 1/65536 */
+    const uint8_t *slot_of;       /* [tables][2^precision] */
+} plan;
+
+typedef struct {
+    int height, width;
+    ptrdiff_t places;
+} grid;
+
+typedef struct {      /* scratch memory of a call */
+    uint8_t *context; /* [places] */
+    uint8_t *classes; /* [height * (width + 1)] */
+    int16_t *sums;    /* [height * (width + 1)] */
+    int16_t *plane;   /* [(height + 2) * (width + 1) + 1], zeros where there is no place */
+    uint32_t *steps;
+} work;
+
+typedef struct { /* what a call works on */
+    const plan *p;
+    grid g;
+    const int16_t *symbols;   /* [channels][height][width]; of a decoder, what it has so far */
+    const int16_t *reference; /* the same, or NULL */
+    int16_t *decoded;         /* a decoder's output, the same memory as `symbols` */
+    work w;
+} frame;
+
+static int get_work(work *w, grid g, size_t steps) {
+    const size_t cells = (size_t)g.height * (size_t)(g.width + 1);
+    const size_t plane = (size_t)(g.height + 2) * (size_t)(g.width + 1) + 1;
+    w->steps = malloc(steps * sizeof(uint32_t) + (plane + cells) * sizeof(int16_t) + cells + (size_t)g.places);
+    if (!w->steps) return 0;
+    w->plane = (int16_t *)(w->steps + steps);
+    w->sums = w->plane + plane;
+    w->classes = (uint8_t *)(w->sums + cells);
+    w->context = w->classes + cells;
+    memset(w->plane, 0, plane * sizeof(int16_t));
+    return 1;
+}
+
+/* ---- Check ---- */
+
+static uint32_t layer_check(const int16_t *restrict symbols, ptrdiff_t count, int layer) {
+    uint32_t sum = 0;
+    for (ptrdiff_t i = 0; i < count; i++) sum += (uint32_t)(int32_t)symbols[i] * (((uint32_t)i * GOLDEN) | 1u);
+    sum += GOLDEN * (uint32_t)(layer + 1);
+    sum = (sum ^ (sum >> 16)) * 0x7FEB352Du;
+    return sum >> 16;
+}
+
+/* ---- Contexts ---- */
+
+static inline int clamp(int value, int limit) { return value < -limit ? -limit : value > limit ? limit : value; }
+
+/* Add step * (class of the four neighbours' magnitudes) to the contexts; odd_only: to the second half of a
+ * checkerboard, and one step more. The magnitudes lie in a plane with a zero before each row and zero rows around, so
+ * that one long loop does the sums. */
+static void add_neighbourhood(const context_term *t, const int16_t *channel, grid g, int odd_only, work *w) {
+    const ptrdiff_t stride = g.width + 1, cells = stride * g.height;
+    int16_t *plane = w->plane + stride, *restrict sums = w->sums;
+    uint8_t *restrict classes = w->classes;
+    const uint8_t step = (uint8_t)t->step;
+    for (int y = 0; y < g.height; y++) {
+        const int16_t *in = channel + (ptrdiff_t)y * g.width;
+        for (int x = 0; x < g.width; x++) plane[y * stride + 1 + x] = (int16_t)abs(in[x]);
+    }
+    for (ptrdiff_t i = 0; i < cells; i++)
+        sums[i] = (int16_t)(plane[i - 1] + plane[i + 1] + plane[i - stride] + plane[i + stride]);
+    for (ptrdiff_t i = 0; i < cells; i++) classes[i] = odd_only ? step : 0;
+    for (int k = 0; k < t->threshold_count; k++) {
+        const int16_t threshold = (int16_t)t->thresholds[k];
+        for (ptrdiff_t i = 0; i < cells; i++) classes[i] = (uint8_t)(classes[i] + (sums[i] >= threshold ? step : 0));
+    }
+    for (int y = 0; y < g.height; y++) {
+        uint8_t *restrict out = w->context + (ptrdiff_t)y * g.width;
+        const uint8_t *restrict in = classes + y * stride + 1;
+        if (odd_only)
+            for (int x = (y + 1) & 1; x < g.width; x += 2) out[x] = (uint8_t)(out[x] + in[x]);
+        else
+            for (int x = 0; x < g.width; x++) out[x] = (uint8_t)(out[x] + in[x]);
+    }
+}
+
+static void add_clipped(const context_term *t, const int16_t *restrict symbols, ptrdiff_t places,
+                        uint8_t *restrict context) {
+    const int clip = t->clip, step = t->step;
+    for (ptrdiff_t i = 0; i < places; i++) context[i] = (uint8_t)(context[i] + step * (clamp(symbols[i], clip) + clip));
+}
+
+static const context_term *checkerboard_of(const plan *p, int layer) {
+    for (int k = p->term_first[layer]; k < p->term_first[layer + 1]; k++)
+        if (p->terms[k].kind == KIND_CHECKERBOARD) return &p->terms[k];
+    return NULL;
+}
+
+/* Contexts of a channel from all terms but the checkerboard, which the first half does not need. */
+static void base_contexts(frame *f, int layer, int channel) {
+    const plan *p = f->p;
+    const ptrdiff_t places = f->g.places, own = channel * places;
+    memset(f->w.context, 0, (size_t)places);
+    for (int k = p->term_first[layer]; k < p->term_first[layer + 1]; k++) {
+        const context_term *t = &p->terms[k];
+        if (t->kind == KIND_REFERENCE)
+            add_clipped(t, f->reference + own, places, f->w.context);
+        else if (t->kind == KIND_REFERENCE_NEIGHBOURHOOD)
+            add_neighbourhood(t, f->reference + own, f->g, 0, &f->w);
+        else if (t->kind == KIND_LAYER) {
+            const int source = p->sources[t->sources + channel - p->layer_first[layer]];
+            add_clipped(t, f->symbols + source * places, places, f->w.context);
+        }
+    }
+}
+
+/* ---- Prediction ---- */
+
+static void predict(const frame *f, int channel, const int16_t *reference) {
+    int16_t *out = f->decoded + channel * f->g.places;
+    if (reference) {
+        memcpy(out, reference + channel * f->g.places, (size_t)f->g.places * sizeof *out);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < f->g.places; i++) out[i] = f->p->fill[channel];
+}
+
+static int is_predicted(const frame *f, int channel) {
+    const ptrdiff_t places = f->g.places;
+    const int16_t *own = f->symbols + channel * places;
+    if (f->reference) return memcmp(own, f->reference + channel * places, (size_t)places * sizeof *own) == 0;
+    const int16_t fill = f->p->fill[channel];
+    int difference = 0;
+    for (ptrdiff_t i = 0; i < places; i++) difference |= own[i] ^ fill;
+    return difference == 0;
+}
+
+/* ---- A layer as steps ---- */
+
+static uint32_t *escape_steps(uint32_t *step, int symbol, int low, int count) {
+    const uint32_t value =
+        symbol < low ? 2u * (uint32_t)(low - 1 - symbol) + 1u : 2u * (uint32_t)(symbol - low - count);
+    uint32_t bits = 0;
+    while ((value + 1) >> (bits + 1)) bits++;
+    *step++ = RAW | 4u << 16 | bits;
+    if (bits) *step++ = RAW | bits << 16 | (value + 1 - (1u << bits));
+    return step;
+}
+
+static inline uint32_t *symbol_steps(uint32_t *step, const table_ref *t, int symbol) {
+    const uint32_t k = (uint32_t)(symbol - t->low);
+    if (k < (uint32_t)t->count) {
+        *step = t->first + k;
+        return step + 1;
+    }
+    *step++ = t->first + (uint32_t)t->count;
+    return escape_steps(step, symbol, t->low, t->count);
+}
+
+static uint32_t *plain_channel_steps(uint32_t *step, const table_ref *t, const int16_t *symbols, ptrdiff_t places) {
+    int16_t smallest = symbols[0], largest = symbols[0];
+    for (ptrdiff_t i = 0; i < places; i++) {
+        smallest = symbols[i] < smallest ? symbols[i] : smallest;
+        largest = symbols[i] > largest ? symbols[i] : largest;
+    }
+    if (smallest >= t->low && largest < t->low + t->count) {
+        const uint32_t base = t->first - (uint32_t)t->low;
+        for (ptrdiff_t i = 0; i < places; i++) step[i] = (uint32_t)((int32_t)base + symbols[i]);
+        return step + places;
+    }
+    for (ptrdiff_t i = 0; i < places; i++) step = symbol_steps(step, t, symbols[i]);
+    return step;
+}
+
+static uint32_t *context_channel_steps(uint32_t *step, const table_ref *tables, const int16_t *symbols,
+                                       const uint8_t *context, grid g, int halves) {
+    if (!halves) {
+        for (ptrdiff_t i = 0; i < g.places; i++) step = symbol_steps(step, &tables[context[i]], symbols[i]);
+        return step;
+    }
+    for (int half = 0; half < 2; half++)
+        for (int y = 0; y < g.height; y++) {
+            const ptrdiff_t row = (ptrdiff_t)y * g.width;
+            for (int x = (y + half) & 1; x < g.width; x += 2)
+                step = symbol_steps(step, &tables[context[row + x]], symbols[row + x]);
+        }
+    return step;
+}
+
+/* Write a layer's steps, in the decoder's order. `predicted`: the whole layer is its prediction. Returns their end. */
+static uint32_t *layer_steps(frame *f, int layer, uint32_t *step, int *predicted) {
+    const plan *p = f->p;
+    const grid g = f->g;
+    const context_term *checkerboard = checkerboard_of(p, layer);
+    const int has_terms = p->term_first[layer] < p->term_first[layer + 1];
+    *predicted = 1;
+    for (int c = p->layer_first[layer]; c < p->layer_first[layer + 1]; c++) {
+        const int16_t *own = f->symbols + c * g.places;
+        const table_ref *tables = &p->tables[p->context_first[c]];
+        const int skip = is_predicted(f, c);
+        *predicted &= skip;
+        if (p->skip_slot[c] >= 0) {
+            *step++ = (uint32_t)(p->skip_slot[c] + skip);
+            if (skip) continue;
+        }
+        if (!has_terms) {
+            step = plain_channel_steps(step, tables, own, g.places);
+            continue;
+        }
+        base_contexts(f, layer, c);
+        if (checkerboard) add_neighbourhood(checkerboard, own, g, 1, &f->w);
+        step = context_channel_steps(step, tables, own, f->w.context, g, checkerboard != NULL);
+    }
+    return step;
+}
+
+/* ---- Encoder ---- */
+
+typedef struct {
+    uint32_t x;
+    uint8_t *out; /* writes downwards */
+    uint8_t *limit;
+    const uint32_t *begin, *step; /* steps still to do: [begin, step) */
+} encode_lane;
+
+static inline uint64_t high_product(uint64_t a, uint64_t b) {
+#if defined(__SIZEOF_INT128__)
+    return (uint64_t)(((unsigned __int128)a * b) >> 64);
+#else
+    const uint64_t low = (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu), high = (b >> 32) * (a & 0xFFFFFFFFu); /* a < 2^32 */
+    return (high + (low >> 32)) >> 32;
+#endif
+}
+
+#define PUT_WORD(lane)                                         \
+    do {                                                       \
+        if ((lane).out - (lane).limit < 2) return BUFFER_FULL; \
+        (lane).out -= 2;                                       \
+        (lane).out[0] = (uint8_t)(lane).x;                     \
+        (lane).out[1] = (uint8_t)((lane).x >> 8);              \
+        (lane).x >>= 16;                                       \
+    } while (0)
+
+#define ENCODE_STEP(lane)                                                                          \
+    do {                                                                                           \
+        const uint32_t op = *--(lane).step;                                                        \
+        if (op & RAW) {                                                                            \
+            const uint32_t bits = (op >> 16) & 31u;                                                \
+            if ((lane).x >> (32 - bits)) PUT_WORD(lane);                                           \
+            (lane).x = (lane).x << bits | (op & 0xFFFFu);                                          \
+        } else {                                                                                   \
+            const encode_slot *s = &slots[op];                                                     \
+            if ((lane).x >= s->x_max) PUT_WORD(lane);                                              \
+            (lane).x += s->bias + (uint32_t)high_product((lane).x, s->reciprocal) * s->complement; \
+        }                                                                                          \
+    } while (0)
+
+static int run_encoder(const encode_slot *slots, encode_lane *lane_a, encode_lane *lane_b) {
+    encode_lane a = *lane_a, b = *lane_b;
+    while (a.step > a.begin && b.step > b.begin) {
+        ENCODE_STEP(a);
+        ENCODE_STEP(b);
+    }
+    while (a.step > a.begin) ENCODE_STEP(a);
+    while (b.step > b.begin) ENCODE_STEP(b);
+    *lane_a = a;
+    *lane_b = b;
+    return 0;
+}
+
+static int flush(encode_lane *lane) {
+    const uint32_t x = lane->x;
+    if (lane->out - lane->limit < 4) return BUFFER_FULL;
+    lane->out -= 4;
+    for (int k = 0; k < 4; k++) lane->out[k] = (uint8_t)(x >> (8 * k));
+    return 0;
+}
+
+static int grid_is_sound(const plan *p, int height, int width, int layers) {
+    return height >= 1 && width >= 1 && height <= SIDE_MAX && width <= SIDE_MAX && layers >= 1 && layers <= p->layers;
+}
+
+static int symbols_are_in_range(const int16_t *symbols, ptrdiff_t count) {
+    int16_t smallest = 0, largest = 0;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        smallest = symbols[i] < smallest ? symbols[i] : smallest;
+        largest = symbols[i] > largest ? symbols[i] : largest;
+    }
+    return smallest >= -MAGNITUDE_MAX && largest <= MAGNITUDE_MAX;
+}
+
+static size_t steps_max(const plan *p, int layers, grid g) {
+    int most = 0;
+    for (int k = 0; k < layers; k++) {
+        const int channels = p->layer_first[k + 1] - p->layer_first[k];
+        most = channels > most ? channels : most;
+    }
+    return (size_t)most * (3 * (size_t)g.places + 1);
+}
+
+/* Ready a lane for a layer. A layer that is its prediction has no steps and no bytes: 0. */
+static int begin_layer(frame *f, int layer, uint32_t *steps, encode_lane *lane) {
+    int predicted;
+    lane->begin = steps;
+    lane->step = layer_steps(f, layer, steps, &predicted);
+    if (predicted) lane->step = lane->begin;
+    const ptrdiff_t first = f->p->layer_first[layer] * f->g.places, end = f->p->layer_first[layer + 1] * f->g.places;
+    lane->x = STATE_LOW + layer_check(f->symbols + first, end - first, layer);
+    return !predicted;
+}
+
+/* Encode the first `layers` layers. The payload lies at the end of `out` (`capacity` bytes); lengths[k] are words.
+ * Returns payload bytes or an error. */
+EXPORT int64_t fs_encode(const plan *p, int height, int width, int layers, const int16_t *symbols,
+                         const int16_t *reference, uint8_t *out, int64_t capacity, int32_t *lengths) {
+    frame f = {p, {height, width, (ptrdiff_t)height * width}, symbols, reference, NULL, {0}};
+    if (!grid_is_sound(p, height, width, layers)) return BAD_ARGUMENT;
+    if (!symbols_are_in_range(symbols, p->layer_first[layers] * f.g.places)) return SYMBOL_TOO_LARGE;
+    const size_t steps = steps_max(p, layers, f.g);
+    if (!get_work(&f.w, f.g, 2 * steps)) return OUT_OF_MEMORY;
+    uint8_t *spare = layers > 1 ? malloc((size_t)capacity) : NULL;
+    uint8_t *top = out + capacity;
+    int64_t result = OUT_OF_MEMORY;
+    if (layers > 1 && !spare) goto done;
+    for (int k = layers - 1; k >= 0; k -= 2) { /* layer k in lane b, layer k - 1 in lane a */
+        encode_lane a = {0, spare + (spare ? capacity : 0), spare, f.w.steps, f.w.steps};
+        encode_lane b = {0, top, out, NULL, NULL};
+        const int b_coded = begin_layer(&f, k, f.w.steps + steps, &b);
+        const int a_coded = k > 0 && begin_layer(&f, k - 1, f.w.steps, &a);
+        if ((result = run_encoder(p->encode_slots, &a, &b)) < 0) goto done;
+        if (b_coded && (result = flush(&b)) < 0) goto done;
+        if (a_coded && (result = flush(&a)) < 0) goto done;
+        lengths[k] = (int32_t)((top - b.out) / 2);
+        top = b.out;
+        if (k == 0) break;
+        const ptrdiff_t bytes = spare + capacity - a.out;
+        if (top - out < bytes) {
+            result = BUFFER_FULL;
+            goto done;
+        }
+        memcpy(top -= bytes, a.out, (size_t)bytes);
+        lengths[k - 1] = (int32_t)(bytes / 2);
+    }
+    result = out + capacity - top;
+done:
+    free(f.w.steps);
+    free(spare);
+    return result;
+}
+
+/* ---- Decoder ---- */
+
+typedef struct {
+    uint32_t x;
+    const uint8_t *in, *end;
+} decode_lane;
+
+static inline int refill(decode_lane *lane) { /* 0: no word left */
+    if (lane->x >= STATE_LOW) return 1;
+    if (lane->end - lane->in < 2) return 0;
+    lane->x = lane->x << 16 | lane->in[0] | (uint32_t)lane->in[1] << 8;
+    lane->in += 2;
+    return 1;
+}
+
+static int take_bits(decode_lane *lane, unsigned bits, uint32_t *value) {
+    *value = lane->x & ((1u << bits) - 1u);
+    lane->x >>= bits;
+    return refill(lane);
+}
+
+static int take_escape(decode_lane *lane, const table_ref *t, int *symbol) {
+    uint32_t bits, low = 0;
+    if (!take_bits(lane, 4, &bits) || bits > ESCAPE_BITS_MAX) return 0;
+    if (bits && !take_bits(lane, bits, &low)) return 0;
+    const uint32_t value = (1u << bits) + low - 1u;
+    const int distance = (int)(value >> 1);
+    *symbol = value & 1u ? t->low - 1 - distance : t->low + t->count + distance;
+    return *symbol >= -MAGNITUDE_MAX && *symbol <= MAGNITUDE_MAX;
+}
+
+typedef struct {
+    const uint32_t *slots;
+    const uint8_t *slot_of;
+    uint32_t precision;
+} slot_tables;
+
+static inline int take_symbol(decode_lane *lane, const slot_tables *tables, const table_ref *t, int16_t *out) {
+    const uint32_t c = lane->x & ((1u << tables->precision) - 1u);
+    const uint32_t k = tables->slot_of[((size_t)t->table << tables->precision) + c];
+    const uint32_t slot = tables->slots[t->first + k];
+    int symbol = t->low + (int)k;
+    lane->x = (slot >> 16) * (lane->x >> tables->precision) + c - (slot & 0xFFFFu);
+    if (!refill(lane)) return 0;
+    if (k == (uint32_t)t->count && !take_escape(lane, t, &symbol)) return 0;
+    *out = (int16_t)symbol;
+    return 1;
+}
+
+static int take_plain_channel(decode_lane *lane_, const slot_tables *tables_, const table_ref *t_, int16_t *symbols,
+                              ptrdiff_t places) {
+    decode_lane lane = *lane_; /* copies, so that they live in registers */
+    const slot_tables tables = *tables_;
+    const table_ref t = *t_;
+    for (ptrdiff_t i = 0; i < places; i++)
+        if (!take_symbol(&lane, &tables, &t, symbols + i)) return 0;
+    *lane_ = lane;
+    return 1;
+}
+
+static int take_context_places(decode_lane *lane_, const slot_tables *tables_, const table_ref *refs,
+                               const uint8_t *context, int16_t *symbols, grid g, int half) {
+    decode_lane lane = *lane_;
+    const slot_tables tables = *tables_;
+    const int stride = half < 0 ? 1 : 2;
+    for (int y = 0; y < g.height; y++) {
+        const ptrdiff_t row = (ptrdiff_t)y * g.width;
+        for (int x = half < 0 ? 0 : (y + half) & 1; x < g.width; x += stride)
+            if (!take_symbol(&lane, &tables, &refs[context[row + x]], symbols + row + x)) return 0;
+    }
+    *lane_ = lane;
+    return 1;
+}
+
+static int take_skip(decode_lane *lane, const plan *p, int channel, int *skip) {
+    const uint32_t c = lane->x & ((1u << p->precision) - 1u);
+    const uint32_t *pair = &p->decode_slots[p->skip_slot[channel]];
+    *skip = c >= (pair[1] & 0xFFFFu);
+    const uint32_t slot = pair[*skip];
+    lane->x = (slot >> 16) * (lane->x >> p->precision) + c - (slot & 0xFFFFu);
+    return refill(lane);
+}
+
+static int take_channel(decode_lane *lane, frame *f, int layer, int channel) {
+    const plan *p = f->p;
+    const grid g = f->g;
+    const slot_tables tables = {p->decode_slots, p->slot_of, (uint32_t)p->precision};
+    const table_ref *refs = &p->tables[p->context_first[channel]];
+    const context_term *checkerboard = checkerboard_of(p, layer);
+    int16_t *own = f->decoded + channel * g.places;
+    if (p->skip_slot[channel] >= 0) {
+        int skip;
+        if (!take_skip(lane, p, channel, &skip)) return 0;
+        if (skip) {
+            predict(f, channel, f->reference);
+            return 1;
+        }
+    }
+    if (p->term_first[layer] == p->term_first[layer + 1]) return take_plain_channel(lane, &tables, refs, own, g.places);
+    base_contexts(f, layer, channel);
+    if (!checkerboard) return take_context_places(lane, &tables, refs, f->w.context, own, g, -1);
+    if (!take_context_places(lane, &tables, refs, f->w.context, own, g, 0)) return 0;
+    add_neighbourhood(checkerboard, own, g, 1, &f->w);
+    return take_context_places(lane, &tables, refs, f->w.context, own, g, 1);
+}
+
+static int take_layer(frame *f, int layer, const uint8_t *bytes, ptrdiff_t size) {
+    const int first = f->p->layer_first[layer], end = f->p->layer_first[layer + 1];
+    if (size == 0) {
+        for (int c = first; c < end; c++) predict(f, c, f->reference);
+        return 1;
+    }
+    if (size < 4) return 0;
+    decode_lane lane = {0, bytes + 4, bytes + size};
+    for (int k = 0; k < 4; k++) lane.x |= (uint32_t)bytes[k] << (8 * k);
+    if (lane.x < STATE_LOW) return 0;
+    for (int c = first; c < end; c++)
+        if (!take_channel(&lane, f, layer, c)) return 0;
+    const uint32_t check = layer_check(f->symbols + first * f->g.places, (end - first) * f->g.places, layer);
+    return lane.in == lane.end && lane.x == STATE_LOW + check;
+}
+
+/* Decode up to `layers` layers of `lengths` words from `payload`; channels of the others become fill.
+ * Returns the number of good layers, a prefix, or an error. */
+EXPORT int64_t fs_decode(const plan *p, int height, int width, int layers, const uint8_t *payload, int64_t size,
+                         const int32_t *lengths, const int16_t *reference, int16_t *symbols) {
+    frame f = {p, {height, width, (ptrdiff_t)height * width}, symbols, reference, symbols, {0}};
+    if (!grid_is_sound(p, height, width, layers) || !p->slot_of) return BAD_ARGUMENT;
+    if (!get_work(&f.w, f.g, 0)) return OUT_OF_MEMORY;
+    int good = 0;
+    for (; good < layers; good++) {
+        const int64_t bytes = 2 * (int64_t)lengths[good];
+        if (bytes < 0 || bytes > size || !take_layer(&f, good, payload, (ptrdiff_t)bytes)) break;
+        payload += bytes;
+        size -= bytes;
+    }
+    for (int c = p->layer_first[good]; c < p->channels; c++) predict(&f, c, NULL);
+    free(f.w.steps);
+    return good;
+}
+
+/* ---- Estimate ---- */
+
+/* Cost of each layer in 1/65536 bits, without the coder's state and the header. */
+EXPORT int64_t fs_estimate(const plan *p, int height, int width, int layers, const int16_t *symbols,
+                           const int16_t *reference, uint64_t *costs) {
+    frame f = {p, {height, width, (ptrdiff_t)height * width}, symbols, reference, NULL, {0}};
+    if (!grid_is_sound(p, height, width, layers)) return BAD_ARGUMENT;
+    if (!symbols_are_in_range(symbols, p->layer_first[layers] * f.g.places)) return SYMBOL_TOO_LARGE;
+    if (!get_work(&f.w, f.g, steps_max(p, layers, f.g))) return OUT_OF_MEMORY;
+    for (int k = 0; k < layers; k++) {
+        int predicted;
+        uint64_t cost = 0;
+        const uint32_t *end = layer_steps(&f, k, f.w.steps, &predicted);
+        for (const uint32_t *step = f.w.steps; step < end; step++)
+            cost += *step & RAW ? (uint64_t)((*step >> 16) & 31u) << 16 : p->costs[*step];
+        costs[k] = predicted ? 0 : cost;
+    }
+    free(f.w.steps);
+    return 0;
+}
+
+EXPORT int fs_abi(void) { return ABI; }

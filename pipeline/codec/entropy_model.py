@@ -1,0 +1,397 @@
+"""The entropy model: integer tables that both ends hold, `edge/tables.msgpack` (docs/protocol.md, "Tables file").
+
+Probabilities are floats only here, once, when the tables are made. After that everything is integers, so an edge and a
+server cannot disagree about a symbol. A table belongs to (operating point, set, channel, context); equal tables are
+stored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.codec.contexts import CONTEXTS_MAX, SetName
+from pipeline.errors import BundleError
+from pipeline.limits import LATENT_CHANNELS_MAX, SYMBOL_MAGNITUDE_MAX
+
+FORMAT: Final = 1
+PRECISION_DEFAULT: Final = 12
+PRECISION_MIN: Final = 12
+PRECISION_MAX: Final = 16
+SYMBOLS_PER_TABLE_MAX: Final = 255
+OPERATING_POINTS_MAX: Final = 32
+TABLES_FILE_BYTES_MAX: Final = 16_777_216
+"""Largest tables file, in bytes."""
+DECODE_TABLE_BYTES_MAX: Final = 67_108_864
+"""Largest sum of the decoder's lookup tables (2^precision bytes a table), in bytes."""
+
+IntArray = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelPmf:
+    """Probabilities or counts of one channel's symbols, the input of `EntropyModel.from_probabilities`.
+
+    `weights` is float64 [n] or [contexts, n] for the symbols `low … low + n − 1`; any scale. `escape` is the weight of
+    all other symbols, a number or [contexts].
+    """
+
+    low: int
+    weights: ArrayLike
+    escape: ArrayLike = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class TableSet:
+    """Which table codes what, for frames without (`intra`) or with (`inter`) a reference."""
+
+    contexts: IntArray
+    """int32 [C]: contexts of each channel."""
+    index: IntArray
+    """uint32 [points, Σ contexts]: number of the table."""
+    skip: IntArray
+    """uint16 [points, C]: freq of "the channel is its prediction"; 0: the channel has no such flag."""
+
+
+class _SetFile(msgspec.Struct, forbid_unknown_fields=True):
+    contexts: bytes
+    index: bytes
+    skip: bytes
+
+
+class _TablesFile(msgspec.Struct, forbid_unknown_fields=True):
+    format: int
+    precision: int
+    points: int
+    channels: int
+    fill: bytes
+    low: bytes
+    size: bytes
+    freq: bytes
+    intra: _SetFile
+    inter: _SetFile | None
+
+
+@dataclass(frozen=True, eq=False)
+class EntropyModel:
+    """Integer tables of a codec. Immutable; always sound (`__post_init__` raises BundleError otherwise)."""
+
+    precision: int
+    points: int
+    channels: int
+    fill: IntArray
+    """int16 [C]: symbol of a channel whose layer is missing."""
+    low: IntArray
+    """int16 [T]: first symbol of each table."""
+    size: IntArray
+    """int32 [T]: slots of each table, escape (the last one) included."""
+    freq: IntArray
+    """uint16 [Σ size]."""
+    intra: TableSet
+    inter: TableSet | None = None
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+        _check_tables(self)
+        _check_set(self, "intra", self.intra)
+        if self.inter is not None:
+            _check_set(self, "inter", self.inter)
+
+    @classmethod
+    def from_probabilities(
+        cls,
+        intra: Sequence[Sequence[ChannelPmf]],
+        *,
+        inter: Sequence[Sequence[ChannelPmf]] | None = None,
+        fill: ArrayLike | None = None,
+        skip_intra: ArrayLike | None = None,
+        skip_inter: ArrayLike | None = None,
+        precision: int = PRECISION_DEFAULT,
+    ) -> EntropyModel:
+        """Make integer tables from `[point][channel]` probabilities.
+
+        Each table sums to 2^precision, each slot has at least 1, symbols too rare for a slot move to escape. `fill` is
+        [C] (default 0); `skip_…` [points, C] the probability that a channel equals its prediction (default: no skip
+        flags). The same input gives the same tables. Raises BundleError if shapes or values do not fit.
+        """
+        if not PRECISION_MIN <= precision <= PRECISION_MAX:
+            raise BundleError(f"precision is {precision}, expected {PRECISION_MIN} to {PRECISION_MAX}")
+        if not intra or not intra[0]:
+            raise BundleError("no probabilities: give at least one operating point with one channel")
+        channels = len(intra[0])
+        pool = _TablePool(precision)
+        sets = [
+            None if pmfs is None else _table_set(pmfs, channels, len(intra), skip, pool, name)
+            for name, pmfs, skip in (("intra", intra, skip_intra), ("inter", inter, skip_inter))
+        ]
+        assert sets[0] is not None
+        return cls(
+            precision=precision,
+            points=len(intra),
+            channels=channels,
+            fill=np.zeros(channels, np.int16) if fill is None else np.asarray(fill).astype(np.int16),
+            low=np.array(pool.lows, dtype=np.int16),
+            size=np.array([len(freqs) for freqs in pool.freqs], dtype=np.int32),
+            freq=np.concatenate(pool.freqs).astype(np.uint16),
+            intra=sets[0],
+            inter=sets[1],
+        )
+
+    def table_set(self, name: SetName) -> TableSet | None:
+        return self.intra if name == "intra" else self.inter
+
+    def table(self, point: int, set_name: SetName, channel: int, context: int = 0) -> tuple[int, IntArray]:
+        """(first symbol, freqs with escape last) of one table, for looking at."""
+        tables = self.table_set(set_name)
+        if tables is None:
+            raise BundleError(f"the tables have no {set_name} set")
+        number = int(tables.index[point, int(tables.contexts[:channel].sum()) + context])
+        first = int(self.size[:number].sum())
+        return int(self.low[number]), self.freq[first : first + int(self.size[number])]
+
+    def to_bytes(self) -> bytes:
+        """Pack as the tables file."""
+        return msgspec.msgpack.encode(
+            _TablesFile(
+                format=FORMAT,
+                precision=self.precision,
+                points=self.points,
+                channels=self.channels,
+                fill=_pack(self.fill, "<i2"),
+                low=_pack(self.low, "<i2"),
+                size=_pack(self.size, "<u2"),
+                freq=_pack(self.freq, "<u2"),
+                intra=_pack_set(self.intra),
+                inter=None if self.inter is None else _pack_set(self.inter),
+            )
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview) -> EntropyModel:
+        """Unpack and validate a tables file. Raises BundleError on anything that is off."""
+        if len(data) > TABLES_FILE_BYTES_MAX:
+            raise BundleError(f"tables file is {len(data)} bytes, limit {TABLES_FILE_BYTES_MAX}: use fewer contexts")
+        try:
+            file = msgspec.msgpack.decode(data, type=_TablesFile)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise BundleError(
+                f"tables file of {len(data)} bytes does not parse: {error}; fetch the bundle again"
+            ) from None
+        if file.format != FORMAT:
+            raise BundleError(
+                f"tables file has format {file.format}, this version reads {FORMAT}: update FrankenStream"
+            )
+        if not 1 <= file.points <= OPERATING_POINTS_MAX or not 1 <= file.channels <= LATENT_CHANNELS_MAX:
+            raise BundleError(
+                f"tables file has {file.points} operating points and {file.channels} channels, "
+                f"limits {OPERATING_POINTS_MAX} and {LATENT_CHANNELS_MAX}"
+            )
+        return cls(
+            precision=file.precision,
+            points=file.points,
+            channels=file.channels,
+            fill=_unpack(file.fill, "<i2", np.int16, "fill"),
+            low=_unpack(file.low, "<i2", np.int16, "low"),
+            size=_unpack(file.size, "<u2", np.int32, "size"),
+            freq=_unpack(file.freq, "<u2", np.uint16, "freq"),
+            intra=_unpack_set(file.intra, file.points, "intra"),
+            inter=None if file.inter is None else _unpack_set(file.inter, file.points, "inter"),
+        )
+
+
+def integer_freqs(weights: NDArray[np.float64], precision: int) -> NDArray[np.int64]:
+    """Round weights (float64 [n], escape included, sum > 0) to freqs ≥ 1 that sum to 2^precision.
+
+    What rounding leaves over goes, unit by unit, to the slot that gains most, or comes from the one that loses least.
+    """
+    total = 1 << precision
+    share = weights / weights.sum()
+    freqs: NDArray[np.int64] = np.maximum(1, np.rint(share * total)).astype(np.int64)
+    missing = total - int(freqs.sum())
+    for _ in range(abs(missing)):
+        if missing > 0:
+            freqs[np.argmax(share / (freqs + 0.5))] += 1
+        else:
+            loss = np.where(freqs > 1, share / (freqs - 0.5), np.inf)
+            freqs[np.argmin(loss)] -= 1
+    return freqs
+
+
+class _TablePool:
+    """Distinct tables, in order of first use."""
+
+    def __init__(self, precision: int) -> None:
+        self.precision = precision
+        self.lows: list[int] = []
+        self.freqs: list[NDArray[np.int64]] = []
+        self._numbers: dict[tuple[int, bytes], int] = {}
+
+    def add(self, low: int, weights: NDArray[np.float64], escape: float) -> int:
+        low, weights, escape = _trim(low, weights, escape, self.precision)
+        freqs = integer_freqs(np.append(weights, escape), self.precision)
+        key = (low, freqs.tobytes())
+        number = self._numbers.setdefault(key, len(self.lows))
+        if number == len(self.lows):
+            self.lows.append(low)
+            self.freqs.append(freqs)
+        return number
+
+
+def _trim(
+    low: int, weights: NDArray[np.float64], escape: float, precision: int
+) -> tuple[int, NDArray[np.float64], float]:
+    """Cut tails that are not worth a slot, and what is beyond the table's size or the symbols' range, into escape."""
+    total = float(weights.sum()) + escape
+    if not total > 0.0:
+        weights, total = np.ones_like(weights), float(weights.size)
+    symbols = np.arange(low, low + weights.size)
+    worth = np.flatnonzero((weights / total * (1 << precision) >= 0.5) & (np.abs(symbols) <= SYMBOL_MAGNITUDE_MAX))
+    if worth.size == 0:
+        nearest = int(np.clip(0, low, low + weights.size - 1)) - low
+        worth = np.array([nearest])
+    first, end = int(worth[0]), int(worth[-1]) + 1
+    if end - first > SYMBOLS_PER_TABLE_MAX:
+        mass = np.concatenate([[0.0], np.cumsum(weights)])
+        starts = np.arange(first, end - SYMBOLS_PER_TABLE_MAX + 1)
+        first = int(starts[np.argmax(mass[starts + SYMBOLS_PER_TABLE_MAX] - mass[starts])])
+        end = first + SYMBOLS_PER_TABLE_MAX
+    kept = weights[first:end]
+    return low + first, kept, max(0.0, total - float(kept.sum()))
+
+
+def _table_set(
+    pmfs: Sequence[Sequence[ChannelPmf]],
+    channels: int,
+    points: int,
+    skip: ArrayLike | None,
+    pool: _TablePool,
+    name: str,
+) -> TableSet:
+    if len(pmfs) != points or any(len(row) != channels for row in pmfs):
+        raise BundleError(f"{name} probabilities are not for {points} operating points of {channels} channels each")
+    contexts = np.array([np.atleast_2d(np.asarray(pmf.weights)).shape[0] for pmf in pmfs[0]], dtype=np.int32)
+    index = np.zeros((points, int(contexts.sum())), dtype=np.uint32)
+    for point, row in enumerate(pmfs):
+        index[point] = [
+            pool.add(pmf.low, weights, escape)
+            for channel, pmf in enumerate(row)
+            for weights, escape in _context_rows(pmf, int(contexts[channel]), f"{name} point {point} channel {channel}")
+        ]
+    return TableSet(contexts=contexts, index=index, skip=_skip_freqs(skip, points, channels, pool.precision, name))
+
+
+def _context_rows(pmf: ChannelPmf, contexts: int, where: str) -> list[tuple[NDArray[np.float64], float]]:
+    weights = np.atleast_2d(np.asarray(pmf.weights, dtype=np.float64))
+    escape = np.broadcast_to(np.asarray(pmf.escape, dtype=np.float64), (weights.shape[0],))
+    if weights.ndim != 2 or weights.shape[0] != contexts or weights.shape[1] == 0:
+        raise BundleError(f"probabilities of {where} have shape {weights.shape}, expected ({contexts}, at least 1)")
+    if not (np.isfinite(weights).all() and np.isfinite(escape).all() and (weights >= 0).all() and (escape >= 0).all()):
+        raise BundleError(f"probabilities of {where} are negative or not finite: count them again")
+    return list(zip(weights, escape.tolist(), strict=True))
+
+
+def _skip_freqs(skip: ArrayLike | None, points: int, channels: int, precision: int, name: str) -> IntArray:
+    if skip is None:
+        return np.zeros((points, channels), dtype=np.uint16)
+    probability = np.asarray(skip, dtype=np.float64)
+    if probability.shape != (points, channels) or not ((probability >= 0) & (probability <= 1)).all():
+        raise BundleError(
+            f"{name} skip probabilities have shape {probability.shape}: give [points, channels], each 0 to 1"
+        )
+    total = 1 << precision
+    freqs = np.clip(np.rint(probability * total), 1, total - 1)
+    return np.where(probability > 0, freqs, 0).astype(np.uint16)
+
+
+def _check_numbers(model: EntropyModel) -> None:
+    if not PRECISION_MIN <= model.precision <= PRECISION_MAX:
+        raise BundleError(f"tables have precision {model.precision}, expected {PRECISION_MIN} to {PRECISION_MAX}")
+    if not 1 <= model.points <= OPERATING_POINTS_MAX:
+        raise BundleError(f"tables have {model.points} operating points, expected 1 to {OPERATING_POINTS_MAX}")
+    if not 1 <= model.channels <= LATENT_CHANNELS_MAX:
+        raise BundleError(f"tables have {model.channels} channels, expected 1 to {LATENT_CHANNELS_MAX}")
+    if model.fill.shape != (model.channels,) or (np.abs(model.fill.astype(np.int32)) > SYMBOL_MAGNITUDE_MAX).any():
+        raise BundleError(
+            f"tables have {model.fill.size} fill symbols for {model.channels} channels, or one is too large"
+        )
+
+
+def _check_tables(model: EntropyModel) -> None:
+    tables = model.low.size
+    if tables == 0 or model.size.shape != model.low.shape or tables << model.precision > DECODE_TABLE_BYTES_MAX:
+        limit = DECODE_TABLE_BYTES_MAX >> model.precision
+        raise BundleError(
+            f"{tables} tables with {model.size.size} sizes, expected as many, 1 to {limit}: use fewer contexts"
+        )
+    if (model.size < 2).any() or (model.size > SYMBOLS_PER_TABLE_MAX + 1).any():
+        raise BundleError(
+            f"a table has {model.size.min()} or {model.size.max()} slots, expected 2 to {SYMBOLS_PER_TABLE_MAX + 1}"
+        )
+    low = model.low.astype(np.int64)
+    if (low < -SYMBOL_MAGNITUDE_MAX).any() or (low + model.size - 2 > SYMBOL_MAGNITUDE_MAX).any():
+        raise BundleError(f"a table holds symbols beyond ±{SYMBOL_MAGNITUDE_MAX}")
+    if int(model.size.sum()) != model.freq.size:
+        raise BundleError(f"tables have {model.freq.size} freqs, their sizes say {int(model.size.sum())}")
+    firsts = np.concatenate([[0], np.cumsum(model.size)[:-1]])
+    sums = np.add.reduceat(model.freq.astype(np.int64), firsts)
+    if (model.freq == 0).any() or (sums != 1 << model.precision).any():
+        raise BundleError(
+            f"a table has an empty slot or does not sum to {1 << model.precision}: fetch the bundle again"
+        )
+
+
+def _check_set(model: EntropyModel, name: str, tables: TableSet) -> None:
+    if (
+        tables.contexts.shape != (model.channels,)
+        or (tables.contexts < 1).any()
+        or (tables.contexts > CONTEXTS_MAX).any()
+    ):
+        raise BundleError(
+            f"{name} tables: contexts of {tables.contexts.size} channels, "
+            f"expected {model.channels}, each of 1 to {CONTEXTS_MAX}"
+        )
+    shape = (model.points, int(tables.contexts.sum()))
+    if tables.index.shape != shape:
+        raise BundleError(f"{name} tables: index has shape {tables.index.shape}, expected {shape}")
+    if (tables.index >= model.low.size).any():
+        raise BundleError(f"{name} tables: index names table {tables.index.max()}, there are {model.low.size}")
+    if (
+        tables.skip.shape != (model.points, model.channels)
+        or (tables.skip.astype(np.int64) >= 1 << model.precision).any()
+    ):
+        raise BundleError(
+            f"{name} tables: skip freqs of shape {tables.skip.shape} up to {tables.skip.max(initial=0)} do not fit"
+        )
+
+
+def _pack(array: IntArray, dtype: str) -> bytes:
+    return array.astype(dtype).tobytes()
+
+
+def _unpack(data: bytes, dtype: str, target: type[np.generic], what: str) -> IntArray:
+    if len(data) % np.dtype(dtype).itemsize:
+        raise BundleError(f"tables file: {what} has {len(data)} bytes, no whole numbers: fetch the bundle again")
+    return np.frombuffer(data, dtype=dtype).astype(target)
+
+
+def _pack_set(tables: TableSet) -> _SetFile:
+    return _SetFile(
+        contexts=_pack(tables.contexts, "<u2"), index=_pack(tables.index, "<u4"), skip=_pack(tables.skip, "<u2")
+    )
+
+
+def _unpack_set(file: _SetFile, points: int, name: str) -> TableSet:
+    index = _unpack(file.index, "<u4", np.uint32, f"{name} index")
+    skip = _unpack(file.skip, "<u2", np.uint16, f"{name} skip")
+    if index.size % points or skip.size % points:
+        raise BundleError(f"tables file: {name} index or skip has no whole row for each of {points} operating points")
+    return TableSet(
+        contexts=_unpack(file.contexts, "<u2", np.int32, f"{name} contexts"),
+        index=index.reshape(points, -1),
+        skip=skip.reshape(points, -1),
+    )

@@ -1,0 +1,200 @@
+"""ONNX forms of everything that runs without torch: g_a for edges (float32 and int8), g_s and tails for servers.
+
+All graphs are opset 17, plain operators only, BatchNorm folded by the exporter. torch's older exporter is used on
+purpose: it needs no onnxscript and gives smaller graphs for networks as simple as these.
+
+    python -m pipeline.models.export SYNTHESIS.safetensors BACKBONE OUT    server graphs, in a process of its own
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipeline.errors import BundleError, EngineError, FrankenError
+from pipeline.models.analysis import LATENT_CHANNELS, LATENT_STRIDE
+from pipeline.models.backbones import CutBackbone, load_backbone
+from pipeline.models.synthesis import build_synthesis
+
+OPSET = 17
+PARITY_MAX = 1e-3
+"""Largest difference between torch and ONNX Runtime, relative to the largest value of the output."""
+
+
+class _Function(nn.Module):
+    """A method of a module as a module, for the exporter."""
+
+    def __init__(self, module: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.module = module
+        self._function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._function(x)
+
+
+# --- g_a, for edges ---------------------------------------------------------------------------------------------
+
+
+def export_analysis(analysis: nn.Module, file: Path, *, side: int = 224) -> None:
+    """Write g_a: ``image`` float32 [1, 3, H, W] RGB in [0, 1] -> ``latent`` float32 [1, C, H/8, W/8]; H and W are free.
+
+    Raises EngineError if ONNX Runtime does not compute what torch does.
+    """
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    _export(analysis, image, file, names=("image", "latent"), dynamic={2: "height", 3: "width"})
+
+
+def quantise_analysis(float_file: Path, int8_file: Path, images: Iterable[np.ndarray]) -> None:
+    """Write the static int8 form of g_a (QDQ), calibrated on ``images``: float32 [1, 3, H, W] in [0, 1].
+
+    Activations are unsigned, weights signed and per channel: the form that ONNX Runtime's x86 kernels are fast at (LIBS
+    chapter 3). Only convolutions are quantised; the sums after them, and so the latent, stay float32, because a latent
+    of 8 bits would cost as much accuracy as the codec's own quantiser.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self, source: Iterator[np.ndarray]) -> None:
+            self._source = source
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            image = next(self._source, None)
+            return None if image is None else {"image": image}
+
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(str(float_file), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(int8_file),
+            Reader(iter(images)),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+
+
+def save_module(module: nn.Module, file: Path) -> None:
+    """Weights and buffers as safetensors."""
+    state = {key: value.detach().contiguous() for key, value in module.state_dict().items()}
+    save_file(state, file)
+
+
+# --- g_s, head part, tail: for servers --------------------------------------------------------------------------
+
+
+def load_synthesis(file: Path, tag: str) -> nn.Module:
+    """The decoder for backbone ``tag`` from a safetensors file, in eval mode. Raises BundleError if it does not fit."""
+    synthesis = build_synthesis(tag)
+    try:
+        synthesis.load_state_dict({key: value.float() for key, value in load_file(file).items()})
+    except Exception as error:  # safetensors' errors are no OSError, load_state_dict's a RuntimeError
+        line = str(error).strip().splitlines()[-1].strip()[:200]
+        raise BundleError(f"{file.name} does not fit the decoder of {tag}: {line}") from error
+    return synthesis.eval().requires_grad_(False)
+
+
+def export_server_graphs(synthesis_file: Path, backbone_tag: str, out_dir: Path, *, side: int = 224) -> None:
+    """Write what ``pipeline.runtime.onnx_engine`` loads, each with a free batch size, for images of ``side`` pixels.
+
+        synthesis.onnx   ``latent`` [B, C, side/8, side/8] (dequantised)  -> ``feature`` [B, F, h, w]
+        tail.onnx        ``feature``                                      -> ``pooled`` [B, D]
+        head_part.onnx   ``image`` [B, 3, side, side] RGB in [0, 1]       -> ``feature``: the unmodified backbone's
+        classifier.npz   ``weight`` (K, D), ``bias`` (K,) float32
+
+    Raises BundleError (decoder does not fit), EngineError (no weights, or ONNX Runtime disagrees with torch).
+    """
+    synthesis = load_synthesis(Path(synthesis_file), backbone_tag)
+    backbone = load_backbone(backbone_tag)
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    grid = side // LATENT_STRIDE
+    random = torch.Generator().manual_seed(0)
+    image, latent = torch.rand(2, 3, side, side, generator=random), torch.randn(2, LATENT_CHANNELS, grid, grid)
+    with torch.no_grad():
+        feature = backbone.head_part(image)
+    batch = {0: "batch"}
+    _export(synthesis, latent, out_dir / "synthesis.onnx", names=("latent", "feature"), dynamic=batch)
+    head_part, tail = _Function(backbone, backbone.head_part), _Function(backbone, backbone.tail)
+    _export(head_part, image, out_dir / "head_part.onnx", names=("image", "feature"), dynamic=batch)
+    _export(tail, feature, out_dir / "tail.onnx", names=("feature", "pooled"), dynamic=batch)
+    weight, bias = classifier_arrays(backbone)
+    np.savez(out_dir / "classifier.npz", weight=weight, bias=bias)
+
+
+def classifier_arrays(backbone: CutBackbone) -> tuple[np.ndarray, np.ndarray]:
+    """The backbone's own classifier as one matrix: weight float32 (K, D), bias float32 (K,).
+
+    Raises EngineError if it is no linear layer.
+    """
+    classifier = backbone.classifier
+    if not isinstance(classifier, nn.Linear):
+        raise EngineError(f"classifier of {backbone.tag} is a {type(classifier).__name__}, expected one linear layer")
+    weight = classifier.weight.detach().float().numpy()
+    bias = np.zeros(len(weight), np.float32) if classifier.bias is None else classifier.bias.detach().float().numpy()
+    return weight, bias
+
+
+# --- Shared -----------------------------------------------------------------------------------------------------
+
+
+def _export(module: nn.Module, example: Tensor, file: Path, *, names: tuple[str, str], dynamic: dict[int, str]) -> None:
+    module.eval()
+    # Output heights are fractions of input heights, which the exporter names for itself.
+    axes = {names[0]: dynamic, names[1]: {0: "batch"} if 0 in dynamic else {2: "rows", 3: "columns"}}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # deprecation of this exporter, and of tracing fixed sizes: both are meant
+        torch.onnx.export(
+            module,
+            (example,),
+            str(file),
+            opset_version=OPSET,
+            dynamo=False,
+            input_names=[names[0]],
+            output_names=[names[1]],
+            dynamic_axes=axes,
+        )
+        expected = module(example)
+    _check_parity(file, names[0], example, expected)
+
+
+def _check_parity(file: Path, name: str, example: Tensor, expected: Tensor) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    actual = session.run(None, {name: example.numpy()})[0]
+    difference = float(np.abs(actual - expected.numpy()).max() / max(float(expected.abs().max()), 1e-6))
+    if difference > PARITY_MAX:
+        raise EngineError(
+            f"{file.name} differs from torch by {difference:.2g} of its largest value, limit {PARITY_MAX}"
+        )
+
+
+def main(arguments: list[str]) -> int:
+    """Export as asked; 0, or the error's exit code after one line on stderr."""
+    try:
+        synthesis, backbone, out = arguments
+        export_server_graphs(Path(synthesis), backbone, Path(out))
+    except ValueError:
+        print("expected 3 arguments: SYNTHESIS.safetensors BACKBONE OUT", file=sys.stderr)
+        return 2
+    except FrankenError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""The whole codec as one trainable module: one encoder, operating points, layers, and a decoder for each backbone.
+
+    image -> analysis -> latent -> x gain - median -> round -> symbols          (edge)
+    symbols -> + median -> / gain -> latent -> synthesis[backbone] -> feature   (server)
+
+An *operating point* is a rate choice: a gain for each channel (a finer or coarser quantiser) and a prior of its own.
+Encoder and decoders do not know which one is in use.  *Layers* are groups of channels in order of importance; a
+missing layer's symbols are ``FILL_SYMBOL``, the channel's median.
+
+Axes: B batch, C channels, H height, W width, P operating points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.analysis import LATENT_CHANNELS, build_analysis
+from pipeline.models.entropy_bottleneck import EntropyBottleneck
+from pipeline.models.synthesis import build_synthesis
+
+LAYERS = 8
+CHANNELS_PER_LAYER = LATENT_CHANNELS // LAYERS
+FILL_SYMBOL = 0
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """What a codec is made of; stored in checkpoints and bundles. ``initial_gains`` belong to ``operating_points``
+    one by one.
+    """
+
+    analysis: str = "stem"
+    backbones: tuple[str, ...] = ("tf_efficientnet_lite0", "tf_efficientnet_lite2")
+    operating_points: tuple[str, ...] = ("low", "standard", "high")
+    initial_gains: tuple[float, ...] = (0.6, 1.0, 1.6)
+
+
+class FeatureCodec(nn.Module):
+    """Encoder, quantisers, priors and decoders. ``synthesis`` maps a backbone's tag to its g_s."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.analysis = build_analysis(config.analysis)
+        gains_P1 = torch.tensor(config.initial_gains).log().view(-1, 1)
+        self.log_gain_PC = nn.Parameter(gains_P1.repeat(1, LATENT_CHANNELS))
+        self.bottlenecks = nn.ModuleList(
+            EntropyBottleneck(LATENT_CHANNELS, init_scale=4.0) for _ in config.operating_points
+        )
+        self.synthesis = nn.ModuleDict({tag: build_synthesis(tag) for tag in config.backbones})
+
+    def bottleneck(self, point: int) -> EntropyBottleneck:
+        """The prior of operating point number ``point``."""
+        module = self.bottlenecks[point]
+        assert isinstance(module, EntropyBottleneck)
+        return module
+
+    def gain_1C11(self, point: int) -> Tensor:
+        """Symbols per unit of latent, float32."""
+        return self.log_gain_PC[point].exp().view(1, -1, 1, 1)
+
+    def median_1C11(self, point: int) -> Tensor:
+        """The channels' medians in symbol units, float32."""
+        return self.bottleneck(point).medians_C.view(1, -1, 1, 1)
+
+    def quantise(self, latent_BCHW: Tensor, point: int) -> Tensor:
+        """Latent -> symbols, int32 of the same shape; what an edge sends."""
+        y = latent_BCHW.float() * self.gain_1C11(point)
+        return torch.round(y - self.median_1C11(point)).to(torch.int32)
+
+    def dequantise(self, symbols_BCHW: Tensor, point: int) -> Tensor:
+        """Symbols -> float32 latent; what a server feeds to g_s."""
+        return (symbols_BCHW.float() + self.median_1C11(point)) / self.gain_1C11(point)
+
+    def symbol_bits(self, symbols_BCHW: Tensor, point: int) -> Tensor:
+        """-log2 p of each symbol under the learned prior, float32 [B, C, H, W]; counted tables do slightly better."""
+        return self.bottleneck(point).bits(symbols_BCHW.float() + self.median_1C11(point))
+
+    def simulate(
+        self, latent_BCHW: Tensor, point: int, *, noise_BCHW: Tensor, rounded: bool, layers_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Differentiable stand-in for quantise and dequantise while training: (latent as the server sees it, bits of
+        each symbol).
+
+        Rate always sees uniform noise in [-0.5, 0.5) (its likelihood is then a smooth bound on the true one). The
+        decoder sees the same noise, or, with ``rounded``, truly rounded values whose gradient passes straight
+        through. ``layers_B`` (int64, 1 ... LAYERS) keeps that many layers of each frame; the bits count all of them,
+        since the sender pays before the network drops.
+        """
+        y = latent_BCHW.float() * self.gain_1C11(point)
+        median = self.median_1C11(point)
+        noisy = y + noise_BCHW
+        bits = self.bottleneck(point).bits_interpolated(noisy)
+        seen = y + (torch.round(y - median) + median - y).detach() if rounded else noisy
+        kept = keep_mask(layers_B).to(seen.device)
+        seen = torch.where(kept, seen, median + FILL_SYMBOL)
+        return seen / self.gain_1C11(point), bits
+
+    def update_quantiles(self) -> None:
+        """Recompute the medians of all operating points (a few milliseconds)."""
+        for point in range(len(self.bottlenecks)):
+            self.bottleneck(point).update_quantiles()
+
+
+def keep_mask(layers_B: Tensor) -> Tensor:
+    """Which channels are there when frame b has its first ``layers_B[b]`` layers: bool [B, C, 1, 1]."""
+    layer_of_channel_C = torch.arange(LATENT_CHANNELS) // CHANNELS_PER_LAYER
+    return (layer_of_channel_C.view(1, -1) < layers_B.view(-1, 1)).view(len(layers_B), LATENT_CHANNELS, 1, 1)
+
+
+def drop_tail(symbols_BCHW: Tensor, layers: int | Sequence[int]) -> Tensor:
+    """Symbols of which only the first layers arrived; the others are FILL_SYMBOL."""
+    count_B = torch.as_tensor([layers] * len(symbols_BCHW) if isinstance(layers, int) else list(layers))
+    return torch.where(keep_mask(count_B), symbols_BCHW, torch.full_like(symbols_BCHW, FILL_SYMBOL))

@@ -1,0 +1,77 @@
+"""g_s for backbones of inverted-residual blocks (MobileNet and EfficientNet families): latent in, the backbone's cut
+feature out.
+
+A restoration block undoes what quantisation did, then blocks of the target's own kind (expand, depthwise 3x3,
+project; BatchNorm and ReLU6 as in EfficientNet-Lite) rebuild its feature. FrankenSplit's Table IV: at equal size, a
+decoder of the wrong family is clearly worse.
+
+Everything happens on the small latent grid, where dense convolutions stay in the cache and are cheap per operation;
+the head part that g_s replaces spends its time on maps of 112 x 112.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.analysis import LATENT_CHANNELS, ResidualBlock
+
+
+class InvertedResidualBlock(nn.Module):
+    """1x1 expansion, depthwise 3x3, 1x1 projection, identity skip. BatchNorm follows each convolution directly, so
+    export folds it away.
+    """
+
+    def __init__(self, channels: int, *, expansion: int) -> None:
+        super().__init__()
+        hidden = channels * expansion
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU6(),
+            nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU6(),
+            nn.Conv2d(hidden, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        out: Tensor = x_BCHW + self.layers(x_BCHW)
+        return out
+
+
+class InvertedResidualSynthesis(nn.Module):
+    """``latent_BCHW`` (48 channels) -> ``feature_BCHW`` of the same height and width.
+
+    The output is *normalised* per channel (zero mean, unit variance over training photos) and mapped back by two
+    buffers, so that the layers see targets of one scale whatever the backbone; ``set_target_statistics`` fills them.
+    """
+
+    target_mean: Tensor
+    target_std: Tensor
+
+    def __init__(self, out_channels: int, *, width: int = 64, blocks: int = 2, expansion: int = 4) -> None:
+        super().__init__()
+        self.restore = ResidualBlock(LATENT_CHANNELS, width, activation=nn.LeakyReLU())
+        self.blocks = nn.Sequential(*(InvertedResidualBlock(width, expansion=expansion) for _ in range(blocks)))
+        self.project = nn.Conv2d(width, out_channels, 1)
+        self.register_buffer("target_mean", _per_channel(out_channels, 0.0))
+        self.register_buffer("target_std", _per_channel(out_channels, 1.0))
+
+    def set_target_statistics(self, mean_C: Tensor, std_C: Tensor) -> None:
+        """Mean and standard deviation of the backbone's cut feature, float32 [C]."""
+        self.target_mean.copy_(mean_C.view(1, -1, 1, 1))
+        self.target_std.copy_(std_C.view(1, -1, 1, 1))
+
+    def normalised(self, latent_BCHW: Tensor) -> Tensor:
+        """The feature in units of the target statistics; the training loss compares this."""
+        feature_BCHW: Tensor = self.project(self.blocks(self.restore(latent_BCHW)))
+        return feature_BCHW
+
+    def forward(self, latent_BCHW: Tensor) -> Tensor:
+        return self.normalised(latent_BCHW) * self.target_std + self.target_mean
+
+
+def _per_channel(channels: int, value: float) -> Tensor:
+    return torch.full((1, channels, 1, 1), value)

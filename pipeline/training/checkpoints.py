@@ -1,0 +1,85 @@
+"""Checkpoints: everything needed to go on with a run, and to know later what it was.
+
+One torch file, written atomically, read with ``weights_only``: recipe, codec, its moving average, optimiser,
+counters, the data's hash and the git revision. ``load_codec`` is the way in for everyone who only wants the trained
+codec.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import EngineError
+from pipeline.models.feature_codec import CodecConfig, FeatureCodec
+from pipeline.training.recipes import Phase, Recipe
+
+FORMAT = 1
+
+
+def save_checkpoint(file: Path, content: dict[str, Any]) -> None:
+    """Write ``content`` so that a crash leaves either the old file or the new one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    torch.save({"format": FORMAT, **content}, partial)
+    os.replace(partial, file)
+
+
+def load_checkpoint(file: Path) -> dict[str, Any]:
+    """The content of a checkpoint. Raises EngineError if it cannot be read or has another format."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling and zip errors have no common base
+        raise EngineError(f"cannot read checkpoint {file}: {type(error).__name__}: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise EngineError(f"{file} is no checkpoint of format {FORMAT}")
+    return content
+
+
+def load_codec(file: Path, *, average: bool = True) -> FeatureCodec:
+    """The trained codec in eval mode: its moving average, or the raw weights."""
+    content = load_checkpoint(file)
+    codec = FeatureCodec(recipe_from_dict(content["recipe"]).codec)
+    codec.load_state_dict(content["average" if average else "codec"])
+    codec.eval()
+    codec.requires_grad_(False)
+    codec.update_quantiles()
+    return codec
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Plain dicts, lists and numbers."""
+    return asdict(recipe)
+
+
+def recipe_from_dict(values: dict[str, Any]) -> Recipe:
+    """The inverse of ``recipe_to_dict``; unknown keys of newer versions are an error (TypeError)."""
+    plain = {key: _tuples(value) for key, value in values.items()}
+    codec = CodecConfig(**{key: _tuples(value) for key, value in values["codec"].items()})
+    phases = tuple(Phase(**{key: _tuples(value) for key, value in phase.items()}) for phase in values["phases"])
+    names = {field.name for field in fields(Recipe)} - {"codec", "phases"}
+    return Recipe(codec=codec, phases=phases, **{key: plain[key] for key in names if key in plain})
+
+
+def git_revision() -> str:
+    """The commit that this code was run from, with ``+`` if files differ from it; ``unknown`` outside a repository."""
+    folder = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+" if changed else "")
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,318 @@
+"""From a checkpoint to a bundle, in one command: export, quantise, count tables, measure, write.
+
+    python -m pipeline.training.package_default --checkpoint last.pt --out DIR --count-photos train-00.tar ... \\
+        --evaluate-photos imagenet-nips2017-1000.tar [--clips DIR] [--heads DIR] [--name NAME]
+
+DIR gets the loose parts (analysis.onnx, analysis-int8.onnx, analysis.safetensors, synthesis-<backbone>.safetensors,
+operating-points.npz, tables.msgpack, evaluation.json) and ``bundle/``, ready to be opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.bundle import manifest as bundle_manifest
+from pipeline.bundle.writing import write_bundle
+from pipeline.codec import Contexts, EntropyModel, LatentCodec, LatentSpec, OperatingPoint, contexts_data
+from pipeline.models.analysis import LATENT_CHANNELS, LATENT_STRIDE
+from pipeline.models.backbones import CutBackbone, load_backbone
+from pipeline.models.export import export_analysis, export_server_graphs, quantise_analysis, save_module
+from pipeline.models.feature_codec import CHANNELS_PER_LAYER, LAYERS, FeatureCodec
+from pipeline.models.weights import WEIGHT_PACKAGES
+from pipeline.training import report
+from pipeline.training.checkpoints import load_checkpoint, load_codec
+from pipeline.training.data import PhotoSource, decode_rgb, read_photos
+from pipeline.training.evaluate import read_labels
+from pipeline.training.tables import count_symbols, default_contexts, entropy_model, symbols_of
+
+LICENCE = (
+    "Weights: Apache-2.0. They were trained on photographs of public research collections, some without a stated "
+    "licence: for research and evaluation. Backbone weights are not part of the bundle."
+)
+_CALIBRATION_PHOTOS = 64
+_SOURCE_PHOTOS = 60
+
+
+def main() -> None:
+    """Parse flags and do everything in order; prints where it is."""
+    arguments = _parse()
+    torch.set_num_threads(arguments.threads)
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    codec = load_codec(arguments.checkpoint)
+    backbones = {tag: load_backbone(tag) for tag in codec.config.backbones}
+
+    print("exporting", flush=True)
+    export_parts(codec, out, calibration=_counting_inputs(arguments, limit=_CALIBRATION_PHOTOS))
+    print("counting symbols", flush=True)
+    spec, model = make_tables(codec, arguments)
+    (out / "tables.msgpack").write_bytes(model.to_bytes())
+    _save_points(spec, out / "operating-points.npz")
+    print("measuring", flush=True)
+    evaluation = measure(codec, backbones, LatentCodec(spec, model), out, arguments)
+    (out / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
+    bundle = write_default(arguments, codec, backbones, spec, evaluation)
+    print(f"bundle {bundle.bundle_id[:16]} in {out / 'bundle'}, {bundle.size_bytes() / 1e6:.1f} MB", flush=True)
+    print(json.dumps(evaluation["backbones"], indent=2), flush=True)
+
+
+# --- Parts ------------------------------------------------------------------------------------------------------
+
+
+def export_parts(codec: FeatureCodec, out: Path, *, calibration: Iterator[np.ndarray]) -> None:
+    """g_a as ONNX in both precisions and as safetensors; every g_s as safetensors and as server graphs."""
+    export_analysis(codec.analysis, out / "analysis.onnx")
+    quantise_analysis(out / "analysis.onnx", out / "analysis-int8.onnx", calibration)
+    save_module(codec.analysis, out / "analysis.safetensors")
+    for tag, synthesis in codec.synthesis.items():
+        save_module(synthesis, out / f"synthesis-{tag}.safetensors")
+        export_server_graphs(out / f"synthesis-{tag}.safetensors", tag, out / "graphs" / tag)
+
+
+def operating_points(codec: FeatureCodec) -> tuple[OperatingPoint, ...]:
+    """Gains and medians as the edge takes them."""
+    points = []
+    for number, name in enumerate(codec.config.operating_points):
+        gain, offset = codec.gain_1C11(number).flatten(), codec.median_1C11(number).flatten()
+        points.append(OperatingPoint(name, gain.detach().numpy(), offset.detach().numpy()))
+    return tuple(points)
+
+
+def make_tables(codec: FeatureCodec, arguments: argparse.Namespace) -> tuple[LatentSpec, EntropyModel]:
+    """Choose contexts and count: photos for frames that stand alone, clips for frames with a reference."""
+    middle = len(codec.config.operating_points) // 2
+    samples = [symbols_of(codec, image)[middle] for image in _counting_inputs(arguments, limit=_SOURCE_PHOTOS)]
+    contexts = default_contexts(samples, with_references=arguments.clips is not None)
+    clips = read_clips(arguments.clips) if arguments.clips is not None else iter(())
+    counted = count_symbols(codec, _counting_inputs(arguments, limit=arguments.count_limit), contexts, clips=clips)
+    return latent_spec(codec, contexts), entropy_model(codec, counted)
+
+
+def latent_spec(codec: FeatureCodec, contexts: Contexts) -> LatentSpec:
+    """What edge and server agree on about the latent."""
+    return LatentSpec(
+        channels=LATENT_CHANNELS,
+        stride=LATENT_STRIDE,
+        layers=(CHANNELS_PER_LAYER,) * LAYERS,
+        operating_points=operating_points(codec),
+        contexts=contexts,
+    )
+
+
+def read_clips(folder: Path, *, frames_max: int = 60, side: int = 224) -> Iterator[list[np.ndarray]]:
+    """Each video of a folder as encoder inputs, about 10 frames a second, float32 [1, 3, side, side]."""
+    import av
+
+    preprocess = report.Preprocessor(report.PreprocessSpec(side))
+    for file in sorted(file for file in folder.iterdir() if file.suffix in {".mp4", ".mkv", ".webm", ".avi"}):
+        with av.open(str(file)) as container:
+            stream = container.streams.video[0]
+            every = max(round(float(stream.average_rate or 30) / 10), 1)
+            frames = islice(container.decode(stream), 0, frames_max * every, every)
+            yield [preprocess(frame.to_ndarray(format="rgb24")) for frame in frames]
+
+
+# --- Figures ----------------------------------------------------------------------------------------------------
+
+
+def measure(
+    codec: FeatureCodec,
+    backbones: dict[str, CutBackbone],
+    latents: LatentCodec,
+    out: Path,
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
+    """All figures of the bundle, on the labelled photos."""
+    labels = read_labels(arguments.evaluate_photos)
+    named = list(islice(read_photos(PhotoSource(arguments.evaluate_photos)), arguments.evaluate_limit))
+    photos = [decode_rgb(encoded) for name, encoded in named if name in labels]
+    labels_N = np.array([labels[name] for name, _encoded in named if name in labels])
+    images = report.encoder_inputs(photos)
+    forms = {name: report.latents_of(out / name, images) for name in ("analysis.onnx", "analysis-int8.onnx")}
+    result: dict[str, Any] = {
+        "photos": arguments.evaluate_photos.stem,
+        "count": len(photos),
+        "transform": "short side to 256, centre crop 224, bicubic; the reference sees the same pixels",
+        "backbones": {},
+    }
+    for tag, backbone in backbones.items():
+        graphs = report.ServerGraphs(out / "graphs" / tag)
+        result["backbones"][tag] = _measure_backbone(backbone, graphs, latents, forms, images, photos, labels_N)
+    return result
+
+
+def _measure_backbone(
+    backbone: CutBackbone,
+    graphs: report.ServerGraphs,
+    latents: LatentCodec,
+    forms: dict[str, np.ndarray],
+    images: np.ndarray,
+    photos: Sequence[np.ndarray],
+    labels_N: np.ndarray,
+) -> dict[str, Any]:
+    reference_NK = graphs.unmodified(images)
+    area_NK = graphs.unmodified(report.encoder_inputs(photos, filter_name="area"))
+    unmodified = report.top1_percent(reference_NK, labels_N)
+    points: dict[str, Any] = {}
+    for number, point in enumerate(latents.spec.operating_points):
+        points[point.name] = {}
+        for name, latents_NCHW in forms.items():
+            received, payload_bytes_N = report.through_codec(latents, latents_NCHW, number)
+            comparison = report.compare_arrays(graphs.from_latents(received), reference_NK, labels_N, payload_bytes_N)
+            points[point.name]["int8" if "int8" in name else "fp32"] = report.figures(comparison)
+    return {
+        "unmodified_top1_percent": unmodified,
+        "unmodified_native_top1_percent": _native_top1(backbone, photos, labels_N),
+        "area_filter_loss_points": round(unmodified - report.top1_percent(area_NK, labels_N), 2),
+        "operating_points": points,
+    }
+
+
+def _native_top1(backbone: CutBackbone, photos: Sequence[np.ndarray], labels_N: np.ndarray) -> float:
+    """The unmodified backbone at its own resolution and crop."""
+    spec = backbone.image_spec
+    images = report.native_inputs(photos, side=spec.side, crop_fraction=spec.crop_fraction)
+    with torch.inference_mode():
+        logits = torch.cat(
+            [backbone(torch.from_numpy(part)) for part in np.array_split(images, max(len(images) // 16, 1))]
+        )
+    return report.top1_percent(logits.numpy(), labels_N)
+
+
+# --- Bundle -----------------------------------------------------------------------------------------------------
+
+
+def write_default(
+    arguments: argparse.Namespace,
+    codec: FeatureCodec,
+    backbones: dict[str, CutBackbone],
+    spec: LatentSpec,
+    evaluation: dict[str, Any],
+) -> Any:
+    """Write ``bundle/`` from the parts in the output folder."""
+    out: Path = arguments.out
+    content = load_checkpoint(arguments.checkpoint)
+    return write_bundle(
+        out / "bundle",
+        name=arguments.name,
+        edge_spec=_edge_spec(codec, spec, evaluation),
+        edge_files={name: out / name for name in ("analysis.onnx", "analysis-int8.onnx", "tables.msgpack")},
+        backbones=[_backbone_entry(tag, backbone) for tag, backbone in backbones.items()],
+        synthesis={tag: out / f"synthesis-{tag}.safetensors" for tag in backbones},
+        server_files={"analysis.safetensors": out / "analysis.safetensors"},
+        heads=read_heads(arguments.heads) if arguments.heads is not None else (),
+        figures=evaluation,
+        provenance={
+            "recipe": json.loads(json.dumps(content["recipe"])),
+            "steps": content["counters"]["step"],
+            "crops": content["counters"]["crops"],
+            "training_hours": round(content["counters"]["elapsed_s"] / 3600, 2),
+            "data_sha256": content["data_sha256"],
+            "git_revision": content["git_revision"],
+        },
+        licence=LICENCE,
+        created=datetime.date.today().isoformat(),
+    )
+
+
+def _edge_spec(codec: FeatureCodec, spec: LatentSpec, evaluation: dict[str, Any]) -> bundle_manifest.EdgeSpec:
+    default_tag = codec.config.backbones[0]
+    figures = evaluation["backbones"][default_tag]["operating_points"]
+    extra = max(point["int8"]["loss_points"] - point["fp32"]["loss_points"] for point in figures.values())
+    return bundle_manifest.EdgeSpec(
+        format=bundle_manifest.BUNDLE_FORMAT,
+        latent=bundle_manifest.LatentTable(channels=spec.channels, stride=spec.stride, layers=list(spec.layers)),
+        preprocess=bundle_manifest.PreprocessTable(size=224),
+        analysis=bundle_manifest.AnalysisTable(
+            name=codec.config.analysis,
+            fp32="analysis.onnx",
+            int8="analysis-int8.onnx",
+            int8_extra_loss_points=round(extra, 2),
+        ),
+        contexts=list(contexts_data(spec.contexts)),
+        operating_points=[
+            bundle_manifest.OperatingPointTable(
+                name=point.name,
+                gain=[float(value) for value in point.gain],
+                offset=[float(value) for value in point.offset],
+                bytes_mean=figures[point.name]["fp32"]["bytes_mean"],
+                loss_points=figures[point.name]["fp32"]["loss_points"],
+            )
+            for point in spec.operating_points
+        ],
+        default_operating_point=codec.config.operating_points[len(codec.config.operating_points) // 2],
+    )
+
+
+def _backbone_entry(tag: str, backbone: CutBackbone) -> bundle_manifest.Backbone:
+    with torch.inference_mode():
+        feature = backbone.head_part(torch.zeros(1, 3, 224, 224))
+    return bundle_manifest.Backbone(
+        tag=tag,
+        weights_sha256=backbone.weights_hash(),
+        feature_channels=feature.shape[1],
+        feature_height=feature.shape[2],
+        feature_width=feature.shape[3],
+        pooled_width=backbone.pooled_features,
+        alias=tag.removeprefix("tf_efficientnet_"),
+        weight_package=WEIGHT_PACKAGES.get(tag, ""),
+        default=tag.endswith("lite0"),
+    )
+
+
+def read_heads(folder: Path) -> list[tuple[bundle_manifest.HeadEntry, np.ndarray, np.ndarray]]:
+    """Task heads: each ``<task>.<backbone>.toml`` with ``weight`` and ``bias`` in the .safetensors beside it."""
+    from safetensors.numpy import load_file
+
+    heads = []
+    for file in sorted(folder.glob("*.toml")):
+        entry = bundle_manifest.parse_toml(file.read_bytes(), bundle_manifest.HeadEntry, path=file.name)
+        arrays = load_file(file.with_suffix(".safetensors"))
+        heads.append((entry, arrays["weight"], arrays["bias"]))
+    return heads
+
+
+# --- Inputs -----------------------------------------------------------------------------------------------------
+
+
+def _counting_inputs(arguments: argparse.Namespace, *, limit: int) -> Iterator[np.ndarray]:
+    """Training photos as encoder inputs, evenly from all sources, float32 [1, 3, 224, 224]."""
+    share = -(-limit // len(arguments.count_photos))
+    for path in arguments.count_photos:
+        for _name, encoded in islice(read_photos(PhotoSource(path)), share):
+            yield report.encoder_inputs([decode_rgb(encoded)])
+
+
+def _save_points(spec: LatentSpec, file: Path) -> None:
+    arrays = {}
+    for point in spec.operating_points:
+        arrays |= {f"gain_{point.name}": point.gain, f"offset_{point.name}": point.offset}
+    np.savez(file, **arrays)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.training.package_default", description="Make a bundle.")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count-photos", type=Path, nargs="+", required=True, help="tars or folders for the tables")
+    parser.add_argument("--count-limit", type=int, default=1200)
+    parser.add_argument("--clips", type=Path, help="folder of videos for the tables of frames with a reference")
+    parser.add_argument("--evaluate-photos", type=Path, required=True, help="labelled tar")
+    parser.add_argument("--evaluate-limit", type=int)
+    parser.add_argument("--heads", type=Path, help="folder of task heads to put into the bundle")
+    parser.add_argument("--name", default="frankenstream-default")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Training plans as data: phases over the run's progress, and the weights of the loss in each.
+
+The default plan is head distillation first (features only, rate weight ramped from near zero: a task loss from
+scratch collapses the latent, REFERENCE F), then distillation of what the unmodified backbone says, through its own
+frozen tail, with truly rounded symbols, at growing resolution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline.models.feature_codec import CodecConfig
+
+Rounding = Literal["noise", "straight_through"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of the run, up to ``until`` (a fraction of its progress).
+
+    ``learning_rate`` goes from the first to the second value along a half cosine. ``kl_weight`` and
+    ``pooled_weight`` are relative to the feature MSE; both 0 means that the tail is not run at all.
+    ``freeze_statistics`` holds the decoders' BatchNorm statistics.
+    """
+
+    name: str
+    until: float
+    crop: int
+    batch: int
+    learning_rate: tuple[float, float]
+    rounding: Rounding = "noise"
+    kl_weight: float = 0.0
+    pooled_weight: float = 0.0
+    tail_drop: float = 0.0
+    rate_ramp: bool = False
+    freeze_statistics: bool = False
+
+    @property
+    def with_task(self) -> bool:
+        """Whether the loss looks beyond the cut, so that tails must run."""
+        return self.kl_weight > 0 or self.pooled_weight > 0
+
+
+DEFAULT_PHASES = (
+    Phase("distil", until=0.15, crop=160, batch=24, learning_rate=(2e-3, 1.2e-3), rate_ramp=True, tail_drop=0.1),
+    Phase(
+        "task", until=0.62, crop=160, batch=24, learning_rate=(1.2e-3, 5e-4), rounding="straight_through",
+        kl_weight=1.5, pooled_weight=0.5, tail_drop=0.15,
+    ),
+    Phase(
+        "task-192", until=0.88, crop=192, batch=24, learning_rate=(5e-4, 1e-4), rounding="straight_through",
+        kl_weight=1.5, pooled_weight=0.5, tail_drop=0.15,
+    ),
+    Phase(
+        "polish", until=1.0, crop=192, batch=24, learning_rate=(1e-4, 2e-6), rounding="straight_through",
+        kl_weight=1.5, pooled_weight=0.5, tail_drop=0.15, freeze_statistics=True,
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that determines a run, apart from its photos and its budget.
+
+    Each batch is shared out among the operating points by ``point_shares``; each step trains one backbone, drawn with
+    ``backbone_shares``. ``target_bytes`` (a frame at 224 x 224, by the learned prior) steer each point's lambda: its
+    logarithm moves by ``rate_control`` times the relative excess every step. The loss is distortion + bits per pixel
+    / lambda.
+    """
+
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    phases: tuple[Phase, ...] = DEFAULT_PHASES
+    seed: int = 1
+    backbone_shares: tuple[float, ...] = (0.7, 0.3)
+    point_shares: tuple[float, ...] = (0.25, 0.5, 0.25)
+    target_bytes: tuple[float, ...] = (2000.0, 4000.0, 6000.0)
+    initial_lambda: tuple[float, ...] = (6.0, 14.0, 26.0)
+    rate_control: float = 0.002
+    ramp_fraction: float = 0.5
+    warmup_steps: int = 200
+    gradient_norm_max: float = 1.0
+    ema_decay: float = 0.999
+    rate_learning_factor: float = 4.0
+    quantile_interval: int = 100
+    pool_batches: int = 700
+
+
+def phase_at(recipe: Recipe, progress: float) -> tuple[Phase, float]:
+    """The phase at ``progress`` (0 ... 1) and how far it has got (0 ... 1)."""
+    start = 0.0
+    for phase in recipe.phases:
+        if progress < phase.until or phase is recipe.phases[-1]:
+            return phase, min((progress - start) / (phase.until - start), 1.0)
+        start = phase.until
+    raise AssertionError("a recipe has at least one phase")

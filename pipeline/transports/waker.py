@@ -1,0 +1,43 @@
+"""Waking a thread that waits in a poll, from any other thread."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+
+class Waker:
+    """A socket pair: `wake` makes the readable end readable; many wakes before `clear` cost one system call.
+
+    Not a ZeroMQ inproc socket, since those belong to one thread each.
+    """
+
+    def __init__(self) -> None:
+        self._readable, self._writable = socket.socketpair()
+        self._readable.setblocking(False)
+        self._writable.setblocking(False)
+        self._signalled = False
+
+    def fileno(self) -> int:
+        """What to poll."""
+        return self._readable.fileno()
+
+    def wake(self) -> None:
+        """Thread-safe."""
+        if self._signalled:
+            return
+        self._signalled = True
+        with contextlib.suppress(OSError):  # Full (it is readable then anyway) or closed (nobody waits any more).
+            self._writable.send(b"\0")
+
+    def clear(self) -> None:
+        """Called by the woken thread *before* it looks at what it was woken for."""
+        self._signalled = False
+        with contextlib.suppress(OSError):
+            while self._readable.recv(64):
+                pass
+
+    def close(self) -> None:
+        """No more waking."""
+        self._readable.close()
+        self._writable.close()

@@ -1,0 +1,59 @@
+"""Putting FrameParts together again. Pure; bounded by the session's frames in flight and by PAYLOAD_BYTES_MAX.
+
+A layered bitstream is useful up to its first gap, so an assembly does not wait for a lost part until nothing can be
+made of the frame any more: it ends at half of the time that is left when the first part arrives, and hands on the
+parts without a gap from the first one. Without part 0 there is nothing to hand on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline import limits
+from pipeline.errors import RemoteProtocolError
+from pipeline.wire.messages import FramePart
+
+WAIT_SHARE = 0.5
+"""Share of the time between first part and deadline that an assembly waits for missing parts."""
+
+
+@dataclass(slots=True)
+class FrameAssembly:
+    """The parts of one frame that are here. Times are monotonic seconds."""
+
+    parts: int
+    received_at: float
+    deadline: float | None
+    ends_at: float = field(init=False)
+    _here: dict[int, bytes] = field(default_factory=dict)
+    _size: int = 0
+
+    def __post_init__(self) -> None:
+        left = limits.BUDGET_MS_DEFAULT / 1000.0 if self.deadline is None else self.deadline - self.received_at
+        self.ends_at = self.received_at + max(0.0, left) * WAIT_SHARE
+
+    def add(self, message: FramePart) -> bool:
+        """Take a part; True if the frame is complete. Raises RemoteProtocolError if it does not fit the others."""
+        if message.parts != self.parts or message.part >= self.parts:
+            raise RemoteProtocolError(
+                f"frame {message.frame} part {message.part} of {message.parts} does not fit {self.parts} parts: "
+                "number the parts from 0 and say the same total in each"
+            )
+        if message.part not in self._here:
+            self._here[message.part] = message.bytes
+            self._size += len(message.bytes)
+        if self._size > limits.PAYLOAD_BYTES_MAX:
+            raise RemoteProtocolError(
+                f"frame {message.frame} has {self._size} bytes in parts, limit {limits.PAYLOAD_BYTES_MAX}: "
+                "lower the rate"
+            )
+        return len(self._here) == self.parts
+
+    def prefix(self) -> bytes:
+        """The bytes from the start up to the first missing part."""
+        pieces = []
+        for part in range(self.parts):
+            if part not in self._here:
+                break
+            pieces.append(self._here[part])
+        return b"".join(pieces)

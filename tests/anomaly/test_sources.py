@@ -1,0 +1,288 @@
+"""Sources that are missing, damaged, odd or gone: one clear line each, and whatever is good is still given."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from edge_node.sources import open_source, read_picture
+from pipeline.errors import InputError
+
+
+def write_video(
+    path: Path, *, frames: int = 30, size: tuple[int, int] = (64, 48), options: dict[str, str] | None = None
+) -> Path:
+    """A small H.264 clip at 30 frames a second whose brightness grows."""
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = (*size, "yuv420p")
+        for number in range(frames):
+            pixels = np.full((size[1], size[0], 3), number * 8 % 256, np.uint8)
+            pixels[:, : size[0] // 2] += 5
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def write_sound(path: Path) -> Path:
+    """A file with an audio stream only."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
+        samples.sample_rate = 16000
+        container.mux(stream.encode(samples))
+        container.mux(stream.encode())
+    return path
+
+
+def write_picture(path: Path, pixels: np.ndarray, **options: object) -> Path:
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def cut(path: Path, share: float) -> Path:
+    """A copy of `path` that stops after that share of its bytes."""
+    data = path.read_bytes()
+    target = path.with_name(f"cut-{path.name}")
+    target.write_bytes(data[: int(len(data) * share)])
+    return target
+
+
+def read_all(text: str) -> tuple[int, str]:
+    """(pictures given, the error at the end or "")."""
+    given = 0
+    try:
+        for pixels, media_time in open_source(text):
+            assert pixels.dtype == np.uint8
+            assert pixels.shape[2] == 3
+            assert media_time is not None
+            given += 1
+    except InputError as error:
+        assert "\n" not in str(error)
+        return given, str(error)
+    return given, ""
+
+
+def test_a_whole_file_gives_every_frame(tmp_path: Path) -> None:
+    """All frames with their times, at the file's rate; iterating again starts over."""
+    source = open_source(str(write_video(tmp_path / "clip.mp4")))
+    times = [time for _, time in source]
+    assert times == pytest.approx([number / 30 for number in range(30)])
+    assert len(list(source)) == 30
+    assert (source.name, source.fps, source.live) == ("clip.mp4", 30.0, False)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_a_file_that_ends_mid_frame_gives_what_is_good_and_then_says_so(tmp_path: Path, name: str) -> None:
+    """The frames before the cut, then one line with how much is missing."""
+    options = {"movflags": "faststart"} if name.endswith("mp4") else None
+    given, error = read_all(str(cut(write_video(tmp_path / name, frames=90, options=options), 0.6)))
+    assert 10 <= given < 90
+    assert f"cut-{name} ends mid-frame after" in error
+    assert "copy it again" in error
+
+
+def test_an_mp4_without_its_index_says_so_at_once(tmp_path: Path) -> None:
+    """Its index comes last, so a cut file cannot be opened."""
+    path = cut(write_video(tmp_path / "clip.mp4"), 0.6)
+    with pytest.raises(InputError, match=r"cut-clip.mp4 cannot be opened as video or picture: invalid data"):
+        open_source(str(path))
+
+
+def test_damage_in_the_middle_costs_only_some_frames(tmp_path: Path) -> None:
+    """Packets that do not decode are passed over."""
+    path = write_video(tmp_path / "clip.mkv", frames=60)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 60] = os.urandom(60)
+    path.write_bytes(data)
+    given, _ = read_all(str(path))
+    assert given >= 20
+
+
+def test_sound_alone_has_no_video_stream(tmp_path: Path) -> None:
+    """What the file holds instead is named."""
+    with pytest.raises(InputError, match=r"sound.mp4 has no video stream \(it holds audio\)"):
+        open_source(str(write_sound(tmp_path / "sound.mp4")))
+
+
+@pytest.mark.parametrize("name", ["junk.mp4", "junk.jpg"])
+def test_junk_is_no_video(tmp_path: Path, name: str) -> None:
+    """Random bytes under a video's or picture's name."""
+    (tmp_path / name).write_bytes(np.random.default_rng(0).bytes(5000))
+    with pytest.raises(InputError, match=name):
+        list(open_source(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("name", ["nothing.mp4", "nothing.jpg"])
+def test_an_empty_file_is_called_empty(tmp_path: Path, name: str) -> None:
+    """0 bytes."""
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match=rf"{name} is empty \(0 bytes\)"):
+        open_source(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no source is named"),
+        ("no-such-file.mp4", "source 'no-such-file.mp4' does not exist"),
+        ("gopher://host/clip", "has scheme 'gopher', known are rtsp"),
+        ("csi://left", "names no CSI camera, expected a number"),
+    ],
+)
+def test_what_names_no_source_is_one_line(text: str, message: str) -> None:
+    """Wrong texts are told apart."""
+    with pytest.raises(InputError, match=message):
+        open_source(text)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="device files")
+def test_a_camera_that_is_not_there_is_named_with_those_that_are() -> None:
+    """Before anything else is started."""
+    with pytest.raises(InputError, match=r"no camera at /dev/video63 \(cameras here: "):
+        open_source("63")
+
+
+def test_a_stream_that_does_not_answer_is_an_input_error() -> None:
+    """Connection refused on an RTSP address; the password is not repeated."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    with pytest.raises(InputError, match=rf"rtsp://127.0.0.1:{port}/x cannot be opened") as info:
+        open_source(f"rtsp://user:secret@127.0.0.1:{port}/x")
+    assert "secret" not in str(info.value)
+
+
+def test_a_stream_that_breaks_off_is_waited_for(tmp_path: Path) -> None:
+    """The sender goes away and comes back: the source says so and goes on."""
+    clip = write_video(tmp_path / "clip.ts", frames=30).read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def serve() -> None:
+            with suppress(OSError):  # the test closes the server
+                while True:
+                    connection, _ = server.accept()
+                    with connection, suppress(OSError):
+                        connection.sendall(clip)
+
+        threading.Thread(target=serve, daemon=True).start()
+        lines: list[str] = []
+        source = open_source(f"tcp://127.0.0.1:{port}", notify=lines.append)
+        given = 0
+        for _, media_time in source:
+            assert media_time is None
+            given += 1
+            if given == 45:
+                source.close()
+    assert source.live
+    assert given == 45
+    assert "is lost (no more frames): waiting for it to come back" in lines[0]
+    assert "is back after" in lines[1]
+
+
+def test_a_folder_of_pictures_gives_the_good_ones_in_order(tmp_path: Path) -> None:
+    """A broken one is named and left out; other files are no pictures."""
+    for number, value in enumerate((10, 20, 30)):
+        write_picture(tmp_path / f"{number}.png", np.full((9, 7, 3), value, np.uint8))
+    (tmp_path / "1.png").write_bytes(b"\x89PNG broken")
+    (tmp_path / "notes.txt").write_text("no picture")
+    lines: list[str] = []
+    pictures = list(open_source(str(tmp_path), notify=lines.append))
+    assert [int(pixels[0, 0, 0]) for pixels, _ in pictures] == [10, 30]
+    assert [time for _, time in pictures] == [0.0, 0.5]
+    assert len(lines) == 1
+    assert "left out: picture 1.png does not decode" in lines[0]
+
+
+def test_a_folder_of_broken_pictures_is_an_error(tmp_path: Path) -> None:
+    """Not an empty run."""
+    (tmp_path / "a.png").write_bytes(b"junk")
+    (tmp_path / "b.png").write_bytes(b"junk")
+    with pytest.raises(InputError, match=r"none of the 2 pictures of .* can be read"):
+        list(open_source(str(tmp_path)))
+
+
+def test_a_folder_without_pictures_points_to_its_videos(tmp_path: Path) -> None:
+    """A likely mistake."""
+    write_video(tmp_path / "clip.mp4", frames=2)
+    with pytest.raises(InputError, match=r"has no pictures .* name one of its videos, e.g. .*clip.mp4"):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (33, 17), (7, 501)])
+def test_pictures_of_odd_size(tmp_path: Path, size: tuple[int, int]) -> None:
+    """1x1 and uneven sides, exact in a lossless format."""
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    np.testing.assert_array_equal(read_picture(write_picture(tmp_path / "odd.png", pixels)), pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_grey_and_rgba_pictures_become_rgb(tmp_path: Path, channels: int) -> None:
+    """Three channels, whatever the file has."""
+    pixels = np.full((6, 8, channels), 77, np.uint8)
+    found = read_picture(write_picture(tmp_path / "x.png", pixels[:, :, 0] if channels == 1 else pixels))
+    assert found.shape == (6, 8, 3)
+    assert (found == 77).all()
+
+
+def test_a_photo_is_turned_as_its_exif_data_say(tmp_path: Path) -> None:
+    """Orientation 6: the camera was held upright, so the left edge of the data is the top of the picture."""
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.zeros((32, 64, 3), np.uint8)
+    pixels[:, :16] = 255
+    exif = image.Exif()
+    exif[274] = 6
+    found = read_picture(write_picture(tmp_path / "photo.jpg", pixels, exif=exif, quality=95))
+    assert found.shape == (64, 32, 3)
+    assert found[4].min() > 200
+    assert found[-4].max() < 50
+
+
+def test_a_video_is_turned_as_its_container_says(tmp_path: Path) -> None:
+    """A phone held upright writes landscape frames and a rotation by 90 degrees."""
+    path = write_video(tmp_path / "clip.mp4", frames=3)
+    data = bytearray(path.read_bytes())
+    matrix = data.find(b"tkhd") + 44
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    pixels, _ = next(iter(open_source(str(path))))
+    assert pixels.shape == (64, 48, 3)
+    assert pixels.flags.c_contiguous
+    assert int(pixels[8, 24, 0]) > int(pixels[-8, 24, 0])  # the brighter left half is on top now
+
+
+def test_a_picture_above_the_limit_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    """A few kB that would unpack to 300 MB."""
+    image = pytest.importorskip("PIL.Image")
+    image.new("1", (10000, 10000)).save(tmp_path / "bomb.png")
+    with pytest.raises(InputError, match=r"bomb.png is 10000x10000, limit 40000000 pixels"):
+        open_source(str(tmp_path / "bomb.png"))
+
+
+def test_8k_is_read(tmp_path: Path) -> None:
+    """33 million pixels are within the limit."""
+    image = pytest.importorskip("PIL.Image")
+    image.new("L", (7680, 4320), 9).save(tmp_path / "8k.png", compress_level=1)
+    assert read_picture(tmp_path / "8k.png").shape == (4320, 7680, 3)
+
+
+def test_closing_ends_the_iteration(tmp_path: Path) -> None:
+    """After the picture that is under way."""
+    source = open_source(str(write_video(tmp_path / "clip.mp4")))
+    given = 0
+    for _ in source:
+        given += 1
+        source.close()
+    assert given == 1

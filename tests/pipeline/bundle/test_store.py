@@ -1,0 +1,242 @@
+"""Bundles open whole or not at all, and say in one line what is wrong."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import limits
+from pipeline.bundle import Bundle, EdgeBundle, describe_bundle, verify_bundle, write_bundle
+from pipeline.bundle.files import digest, sha256
+from pipeline.errors import BundleError
+from tests.bundles import backbone, edge_spec, random_bundle, random_head, stem_onnx, tables
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles") / "random"
+    random_bundle(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "copy"))
+
+
+def refused(path: Path) -> str:
+    """The line with which `path` is refused."""
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_codec_id_covers_the_edge_half_only(made: Path) -> None:
+    """codec_id is the hash over path and hash of each file of edge/, and nothing else."""
+    lines = [(f"edge/{path.name}", sha256(path.read_bytes())) for path in (made / "edge").iterdir()]
+    assert digest(lines) == Bundle.open(made).codec_id
+
+
+def test_new_heads_leave_the_codec_id(tmp_path: Path) -> None:
+    """A server's new heads make another bundle for the same edges."""
+    one = random_bundle(tmp_path / "one")
+    two = random_bundle(tmp_path / "two", tasks=("food101",))
+    assert one.codec_id == two.codec_id
+    assert one.bundle_id != two.bundle_id
+
+
+def test_folder_and_zip_are_the_same_bundle(made: Path, tmp_path: Path) -> None:
+    """A bundle may come as a folder or as a .zip of it."""
+    archive = shutil.make_archive(str(tmp_path / "bundle"), "zip", made)
+    assert Bundle.open(archive).bundle_id == Bundle.open(made).bundle_id
+
+
+def test_heads_of_a_backbone(made: Path) -> None:
+    """Heads are found by tag and by alias; their arrays come as float32."""
+    bundle = Bundle.open(made)
+    assert [head.task for head in bundle.heads("lite2")] == ["cifar100", "flowers102", "food101"]
+    weight, bias = bundle.head_arrays(bundle.heads()[2])
+    assert (weight.shape, bias.shape, weight.dtype) == ((101, 1280), (101,), np.float32)
+
+
+def test_unknown_backbone_names_the_known_ones(made: Path) -> None:
+    """The error says what there is."""
+    with pytest.raises(BundleError, match="backbone 'resnet' is not in this bundle: choose one of lite0, lite2"):
+        Bundle.open(made).backbone("resnet")
+
+
+def test_operating_points_by_name(made: Path) -> None:
+    """Empty means the default; an unknown one names those there are."""
+    spec = Bundle.open(made).edge_spec
+    assert (spec.operating_point_index(), spec.operating_point_index("high")) == (1, 2)
+    with pytest.raises(BundleError, match="choose one of low, standard, high"):
+        spec.operating_point_index("best")
+
+
+def test_missing_bundle(tmp_path: Path) -> None:
+    """No such path."""
+    assert "is not there" in refused(tmp_path / "nothing")
+
+
+def test_folder_without_manifest(tmp_path: Path) -> None:
+    """Some other folder."""
+    (tmp_path / "notes.txt").write_text("hello")
+    assert "has no manifest.toml at its top" in refused(tmp_path)
+
+
+def test_missing_file(copy: Path) -> None:
+    """A file that the manifest lists is gone."""
+    (copy / "edge" / "analysis.onnx").unlink()
+    assert "lacks edge/analysis.onnx, which manifest.toml lists" in refused(copy)
+
+
+def test_truncated_file(copy: Path) -> None:
+    """A file is shorter than it was written."""
+    path = copy / "edge" / "analysis.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "edge/analysis.onnx is" in refused(copy)
+
+
+def test_corrupt_file(copy: Path) -> None:
+    """One bit is enough."""
+    path = copy / "edge" / "analysis.onnx"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert "edge/analysis.onnx is damaged" in refused(copy)
+
+
+def test_stray_file(copy: Path) -> None:
+    """A file that the manifest does not list would be outside every id."""
+    (copy / "heads" / "more.toml").write_text("")
+    assert "holds heads/more.toml, which manifest.toml does not list" in refused(copy)
+
+
+def test_texts_for_people_may_lie_beside(copy: Path) -> None:
+    """A README or LICENSES at the top, and hidden files, are nobody's business."""
+    (copy / "README.md").write_text("hello")
+    (copy / "edge" / ".DS_Store").write_text("")
+    Bundle.open(copy)
+
+
+def test_mismatching_codec_id(copy: Path) -> None:
+    """manifest.toml of another bundle."""
+    path = copy / "manifest.toml"
+    text = path.read_text()
+    start = text.index('codec_id = "') + len('codec_id = "')
+    path.write_text(text[:start] + "0" * 64 + text[start + 64 :])
+    assert "manifest.toml says 000000000000…" in refused(copy)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("format = 1", "format = 9", "has format 9, this version reads 1"),
+        ("format = 1", "format = [", "manifest.toml does not read"),
+        ('name = "random"', "name = 3", "Expected `str`, got `int`"),
+    ],
+)
+def test_manifest_that_does_not_read(copy: Path, old: str, new: str, line: str) -> None:
+    """Broken TOML, wrong types and other format versions."""
+    path = copy / "manifest.toml"
+    path.write_text(path.read_text().replace(old, new, 1))
+    assert line in refused(copy)
+
+
+def test_link_to_outside(copy: Path, tmp_path: Path) -> None:
+    """A folder may not borrow files from elsewhere."""
+    outside = tmp_path / "outside.onnx"
+    outside.write_bytes(b"x")
+    (copy / "edge" / "analysis.onnx").unlink()
+    (copy / "edge" / "analysis.onnx").symlink_to(outside)
+    assert "is a link to outside the bundle" in refused(copy)
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "edge/../../evil", "edge\\..\\evil", "C:/evil", "edge//x"])
+def test_zip_with_paths_outside(tmp_path: Path, name: str) -> None:
+    """An archive's paths are never trusted."""
+    path = tmp_path / "evil.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, "x")
+    assert "a path outside the bundle" in refused(path)
+
+
+def test_zip_bomb(tmp_path: Path) -> None:
+    """A small archive that unpacks to much is refused by what it announces."""
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("edge/zeros", b"\0" * (limits.BUNDLE_FILE_BYTES_MAX + 1))
+    assert path.stat().st_size < 100_000
+    assert f"limit {limits.BUNDLE_FILE_BYTES_MAX}" in refused(path)
+
+
+def test_zip_that_lies_about_a_size(tmp_path: Path) -> None:
+    """An archive that announces little and unpacks to more is refused without unpacking it all."""
+    path = tmp_path / "liar.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("edge/zeros", b"\0" * 1_000_000)
+    data = path.read_bytes().replace((1_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
+    path.write_bytes(data)
+    refused(path)
+
+
+def test_zip_with_too_many_files(tmp_path: Path) -> None:
+    """A bundle has a few dozen files."""
+    path = tmp_path / "many.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(limits.BUNDLE_FILES_MAX + 1):
+            archive.writestr(f"edge/{number}", "")
+    assert f"more than {limits.BUNDLE_FILES_MAX} files" in refused(path)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 5000, -30])
+def test_cut_zip(made: Path, tmp_path: Path, keep: int) -> None:
+    """A download that broke off."""
+    archive = Path(shutil.make_archive(str(tmp_path / "bundle"), "zip", made))
+    archive.write_bytes(archive.read_bytes()[:keep])
+    assert "is damaged or no .zip" in refused(archive)
+
+
+def test_head_that_does_not_fit(tmp_path: Path) -> None:
+    """A head for another feature width is refused when it is read, with both shapes."""
+    rng = np.random.default_rng(0)
+    entry, weight, bias = random_head("food101", backbone("tf_efficientnet_lite0", pooled_width=7), rng)
+    bundle = write_bundle(
+        tmp_path / "bundle", name="misfit", edge_spec=edge_spec(),
+        edge_files={"analysis.onnx": stem_onnx(rng), "tables.msgpack": tables()},
+        backbones=[backbone("tf_efficientnet_lite0")], synthesis={"tf_efficientnet_lite0": b"x"},
+        heads=[(entry, weight, bias)],
+    )  # fmt: skip
+    with pytest.raises(BundleError, match=r"weight \(101, 7\) and bias \(101,\) do not fit 101 classes and 1280"):
+        bundle.head_arrays(bundle.heads()[0])
+
+
+def test_failed_write_leaves_the_old_bundle(copy: Path) -> None:
+    """write_bundle replaces a bundle in one step or not at all."""
+    before = Bundle.open(copy).bundle_id
+    backbones = [backbone("tf_efficientnet_lite0")]
+    with pytest.raises(BundleError, match="no synthesis for backbone"):
+        write_bundle(copy, name="x", edge_spec=edge_spec(), edge_files={}, backbones=backbones)
+    assert Bundle.open(copy).bundle_id == before
+    assert [path.name for path in copy.parent.iterdir()] == ["copy"]
+
+
+def test_edge_half_packs_to_equal_bytes(made: Path) -> None:
+    """Two servers hand out the same bytes, so a fetch can go on at another one; it opens as what it was."""
+    bundle = Bundle.open(made)
+    packed = bundle.pack_edge()
+    assert packed == Bundle.open(made).pack_edge()
+    assert EdgeBundle.from_zip(packed).codec_id == bundle.codec_id
+
+
+def test_description_and_verification(made: Path) -> None:
+    """What `frankenstream bundle` prints."""
+    facts = describe_bundle(Bundle.open(made))
+    assert [point["name"] for point in facts["operating_points"]] == ["low", "standard", "high"]
+    assert len(facts["heads"]) == 6
+    assert any("head food101 on lite0: 101 classes fit" in line for line in verify_bundle(made))
