@@ -15,9 +15,9 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from pipeline.codec import (
     LatentSpec,
     OperatingPoint,
     Reference,
+    ReferenceId,
     coder_in_use,
 )
 from pipeline.codec import contexts as kinds
@@ -45,6 +46,15 @@ VARIANTS: dict[str, tuple[Kind, Kind | None]] = {
     "reference": ((), (kinds.reference(3),)),
     "reference+neighbourhood": ((), (kinds.reference(3), kinds.reference_neighbourhood(1, 3))),
 }
+
+
+class Coded(NamedTuple):
+    """A frame in all its forms."""
+
+    symbols: NDArray[np.int16]
+    reference: Reference | None
+    held: dict[ReferenceId, Reference] | None
+    bitstream: bytes
 
 
 def main() -> int:
@@ -73,26 +83,24 @@ def measure(name: str, rng: np.random.Generator, frames: int) -> dict[str, Any]:
     contexts = Contexts(intra=(intra,) * len(LAYERS), inter=None if inter is None else (inter,) * len(LAYERS))
     points = (OperatingPoint("standard", np.ones(CHANNELS), np.zeros(CHANNELS)),)
     codec = LatentCodec(LatentSpec(CHANNELS, 8, LAYERS, points, contexts), tables(contexts), coder="c")
-    clips = [sample_pair(rng) for _ in range(8)]
-    encoded = []
+    clips = [sample_pair(rng) for _ in range(16)]
+    encoded: list[Coded] = []
     for earlier, symbols in clips:
         reference = None if inter is None else Reference(epoch=1, frame=1000, layers=len(LAYERS), symbols=earlier)
         bitstream = codec.encode(symbols, 0, reference=reference)
         held = {reference.id: reference} if reference else None
         assert (codec.decode(bitstream, references=held).symbols == symbols).all()
-        encoded.append((symbols, reference, held, bitstream))
+        encoded.append(Coded(symbols, reference, held, bitstream))
 
-    def each(work: Callable[[Any], Any]) -> float:
-        return median_ms([lambda one=one: work(one) for one in encoded], frames)
+    def each(work: Callable[[Coded], object]) -> float:
+        return median_ms(work, encoded, frames)
 
-    entropies = [
-        sum(codec.estimate_layers(symbols, 0, reference=reference)) / 8 for symbols, reference, _, _ in encoded
-    ]
-    bytes_mean = statistics.mean(len(bitstream) for *_, bitstream in encoded)
+    entropies = [sum(codec.estimate_layers(one.symbols, 0, reference=one.reference)) / 8 for one in encoded]
+    bytes_mean = statistics.mean(len(one.bitstream) for one in encoded)
     return {
-        "encode_p50_ms": each(lambda one: codec.encode(one[0], 0, reference=one[1])),
-        "decode_p50_ms": each(lambda one: codec.decode(one[3], references=one[2])),
-        "estimate_p50_ms": each(lambda one: codec.estimate_bits(one[0], 0, reference=one[1])),
+        "encode_p50_ms": each(lambda one: codec.encode(one.symbols, 0, reference=one.reference)),
+        "decode_p50_ms": each(lambda one: codec.decode(one.bitstream, references=one.held)),
+        "estimate_p50_ms": each(lambda one: codec.estimate_bits(one.symbols, 0, reference=one.reference)),
         "bytes_mean": bytes_mean,
         "entropy_bytes_mean": statistics.mean(entropies),
         "overhead_bytes_per_layer": (bytes_mean - statistics.mean(entropies)) / len(LAYERS),
@@ -134,15 +142,16 @@ def tables(contexts: Contexts) -> EntropyModel:
     return EntropyModel.from_probabilities([rows(contexts.intra[0])], inter=inter)
 
 
-def median_ms(calls: list[Callable[[], Any]], count: int) -> float:
-    """Median wall time of `count` calls, the calls in turn, after a warm-up."""
+def median_ms(work: Callable[[Coded], object], frames: Sequence[Coded], count: int) -> float:
+    """Median wall time of `count` calls after a warm-up; the frames in turn, their symbols just written, as in life."""
     times = []
-    for number in range(count + 2 * len(calls)):
-        call = calls[number % len(calls)]
+    for number in range(count + 2 * len(frames)):
+        chosen = frames[number % len(frames)]
+        fresh = chosen._replace(symbols=chosen.symbols.copy())
         started = time.perf_counter()
-        call()
+        work(fresh)
         times.append(time.perf_counter() - started)
-    return statistics.median(times[2 * len(calls) :]) * 1e3
+    return statistics.median(times[2 * len(frames) :]) * 1e3
 
 
 def print_table(variants: dict[str, dict[str, Any]]) -> None:

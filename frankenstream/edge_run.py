@@ -32,8 +32,8 @@ from edge_node import (
 from edge_node.live_table import LiveTable
 from edge_node.presenter import presenters
 from frankenstream.config import EncoderSettings, OutputSettings, StreamSettings
-from pipeline.bundle import Bundle
-from pipeline.errors import ConfigError
+from pipeline.bundle import Bundle, EdgeBundle
+from pipeline.errors import BundleError, ConfigError
 from pipeline.runtime.encoder import FrameEncoder, preprocess_spec
 from pipeline.transports import ClientKeys, LinkModel, connect
 from pipeline.wire import EdgeSession
@@ -68,7 +68,7 @@ def run_edge(run: EdgeRun, *, console: Console) -> Summary:
         sinks: list[Callable[[FrameRecord], None]] = []
         if run.output.log is not None:
             sinks.append(stack.enter_context(FrameLog(run.output.log)).write)
-        bundle = Bundle.open(run.encoder.bundle)
+        bundle = open_edge_bundle(run.encoder.bundle)
         source = open_source(run.source, notify=lambda line: _say(console, line))
         node = _build(run, bundle, source, sinks, console)
         stack.enter_context(_stopped_by_signals(node))
@@ -124,8 +124,16 @@ def _stage_table(summary: Summary, width: int) -> Table:
     return table
 
 
+def open_edge_bundle(path: Path | None) -> EdgeBundle:
+    """The bundle at `path`, whole or only its edge half (`frankenstream bundle fetch`). Raises BundleError."""
+    if path is not None and path.is_file():
+        with contextlib.suppress(BundleError):
+            return EdgeBundle.from_zip(path.read_bytes(), where=str(path))
+    return Bundle.open(path)
+
+
 def _presenters(
-    output: OutputSettings, node: EdgeNode, bundle: Bundle, fps: float
+    output: OutputSettings, node: EdgeNode, bundle: EdgeBundle, fps: float
 ) -> contextlib.AbstractContextManager[None]:
     return presenters(node, preprocess_spec(bundle.edge_spec), save=output.save, show=output.show, fps=fps)
 
@@ -135,7 +143,7 @@ def _say(console: Console, line: str) -> None:
 
 
 def _build(
-    run: EdgeRun, bundle: Bundle, source: Source, sinks: list[Callable[[FrameRecord], None]], console: Console
+    run: EdgeRun, bundle: EdgeBundle, source: Source, sinks: list[Callable[[FrameRecord], None]], console: Console
 ) -> EdgeNode:
     point = bundle.edge_spec.operating_point_index(run.encoder.quality)
     payload, coder = _payload(run, bundle, point)
@@ -143,7 +151,7 @@ def _build(
     link = LinkModel.profile(stream.link, seed=stream.link_seed) if stream.link else None
     monitor = Monitor(RunFacts(
         source=source.name,
-        bundle_id=bundle.bundle_id,
+        bundle_id=bundle.bundle_id if isinstance(bundle, Bundle) else "",
         encoder=payload.describe(),
         coder=coder,
         operating_point=bundle.edge_spec.operating_points[point].name,
@@ -155,7 +163,7 @@ def _build(
         codec_id=bundle.codec_id,
         client="frankenstream edge",
         tasks=stream.task_names,
-        backbone=bundle.backbone(stream.backbone).tag if stream.backbone and bundle.backbones else stream.backbone,
+        backbone=stream.backbone,
         top_k=stream.top_k,
         lossless=run.lossless,
         budget_ms=stream.budget_ms,
@@ -180,7 +188,7 @@ def _build(
     )
 
 
-def _payload(run: EdgeRun, bundle: Bundle, point: int) -> tuple[PayloadEncoder, str]:
+def _payload(run: EdgeRun, bundle: EdgeBundle, point: int) -> tuple[PayloadEncoder, str]:
     """(what makes payloads, the entropy coder in use)."""
     if run.jpeg_quality is not None:
         return JpegPayload(preprocess_spec(bundle.edge_spec), quality=run.jpeg_quality), "none (JPEG)"

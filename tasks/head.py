@@ -279,10 +279,11 @@ def softmax(logits_BN: Float32) -> Float32:
 
 
 def best_indices(values_BN: Float32, k: int) -> NDArray[np.intp]:
-    """Indices (B, k) of the k largest values of each row, best first; the lower index first where values are equal."""
+    """Indices (B, k) of the k largest values of each row, best first; of equal ones the lower index first."""
     classes = values_BN.shape[1]
     if k == 1:
-        return np.argmax(values_BN, axis=1, keepdims=True)
+        first: NDArray[np.intp] = np.argmax(values_BN, axis=1, keepdims=True)
+        return first
     if k < classes // 4:
         # In order of index, so that the stable sort below settles ties.
         nearest = np.sort(np.argpartition(-values_BN, k - 1, axis=1)[:, :k], axis=1)

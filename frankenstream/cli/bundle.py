@@ -8,10 +8,14 @@ from typing import Any
 
 from cyclopts import App
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
+from frankenstream.bundle_fetch import fetch_edge_bundle
+from frankenstream.config import DEFAULT_URL
 from pipeline.bundle import Bundle, describe_bundle, verify_bundle
 from pipeline.errors import ConfigError
+from pipeline.transports import ClientKeys
 
 app = App(name="bundle", help="Look at bundles and verify them.")
 
@@ -82,3 +86,27 @@ def _heads(facts: dict[str, Any]) -> Table:
         table.add_row(head["task"], head["backbone"], str(head["classes"]),
                       *("-" if value is None else f"{value:.1f}" for value in accuracies))
     return table
+
+
+@app.command
+def fetch(*, server: str = DEFAULT_URL, keys: Path | None = None, codec_id: str = "") -> None:
+    """Fetch the edge half of a server's bundle; start the edge with `--bundle` and the path that is printed.
+
+    Parameters
+    ----------
+    server:
+        URL of the server.
+    keys:
+        Folder with edge.key, edge.secret and server.key.
+    codec_id:
+        The only codec id to accept.
+    """
+    with Progress(transient=True) as bars:
+        bar = bars.add_task("fetching", total=None)
+        bundle, path = fetch_edge_bundle(
+            server,
+            keys=ClientKeys.load(keys / "edge.secret", keys / "server.key") if keys else None,
+            pinned=codec_id,
+            progress=lambda done, total: bars.update(bar, completed=done, total=total),
+        )
+    print(f"codec id {bundle.codec_id}\n{path}")

@@ -45,6 +45,8 @@ def main() -> None:
         trainer.start()
     else:
         trainer.restore(content)
+    if arguments.from_average:
+        trainer.start_from_average()
     arguments.out.mkdir(parents=True, exist_ok=True)
     evaluate = _development_evaluation(arguments) if arguments.evaluate_photos else None
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -77,6 +79,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--new-recipe", action="store_true", help="resume with this version's recipe instead of the checkpoint's"
     )
+    parser.add_argument("--from-average", action="store_true", help="resume from the moving average of the weights")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args()
 

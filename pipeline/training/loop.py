@@ -107,6 +107,10 @@ class Trainer:
         self.log_lambda = list(content["log_lambda"])
         self.pooled_std = dict(content["pooled_std"])
 
+    def start_from_average(self) -> None:
+        """Go on from the moving average, which is ahead of the raw weights while the learning rate is high."""
+        self.codec.load_state_dict(self.average.state_dict())
+
     def content(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         return {
@@ -215,7 +219,7 @@ class Trainer:
         """(distortion [B], bits per pixel [B], figures)."""
         frozen, synthesis = self.frozen[tag], self.codec.synthesis[tag]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-            latent_BCHW, bits_BCHW = self._through_channel(self.codec.analysis(image_BCHW), phase, generator)
+            latent_BCHW, bits_BCHW, weight_B = self._through_channel(self.codec.analysis(image_BCHW), phase, generator)
             predicted_BCHW = synthesis.normalised(latent_BCHW)
             target_BCHW = (teacher.feature_BCHW.float() - synthesis.target_mean) / synthesis.target_std
             feature_B = losses.feature_loss(predicted_BCHW, target_BCHW)
@@ -226,9 +230,13 @@ class Trainer:
                 pooled_B = losses.pooled_loss(pooled_BD, teacher.pooled_BD, self.pooled_std[tag])
                 distortion_B = feature_B + phase.kl_weight * kl_B + phase.pooled_weight * pooled_B
                 record |= {f"kl_{tag}": float(kl_B.mean()), f"pooled_{tag}": float(pooled_B.mean())}
+        # A frame that lost layers is far off whatever the codec does; unweighted, few of them would rule the gradient.
+        distortion_B = distortion_B * weight_B
         return distortion_B, losses.bits_per_pixel(bits_BCHW, pixels=image_BCHW.shape[2] * image_BCHW.shape[3]), record
 
-    def _through_channel(self, latent_BCHW: Tensor, phase: Phase, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _through_channel(
+        self, latent_BCHW: Tensor, phase: Phase, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Quantisation and losses on the way, each slice of the batch at its operating point: (latent at the server,
         bits).
         """
@@ -245,7 +253,8 @@ class Trainer:
             )
             seen.append(received)
             bits.append(spent)
-        return torch.cat(seen).contiguous(memory_format=torch.channels_last), torch.cat(bits)
+        weight_B = torch.where(layers_B < LAYERS, self.recipe.dropped_frame_weight, 1.0)
+        return torch.cat(seen).contiguous(memory_format=torch.channels_last), torch.cat(bits), weight_B
 
     def _pick_backbone(self, generator: torch.Generator) -> str:
         shares = torch.tensor(self.recipe.backbone_shares)

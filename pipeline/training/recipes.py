@@ -43,20 +43,22 @@ class Phase:
 
 
 DEFAULT_PHASES = (
-    Phase("distil", until=0.15, crop=160, batch=24, learning_rate=(2e-3, 1.2e-3), rate_ramp=True, tail_drop=0.1),
+    Phase("distil", until=0.15, crop=160, batch=24, learning_rate=(2e-3, 1e-3), rate_ramp=True, tail_drop=0.1),
     Phase(
-        "task", until=0.62, crop=160, batch=24, learning_rate=(1.2e-3, 5e-4), rounding="straight_through",
-        kl_weight=1.5, pooled_weight=0.5, tail_drop=0.15,
+        "task", until=0.62, crop=160, batch=24, learning_rate=(6e-4, 3e-4), rounding="straight_through",
+        kl_weight=0.3, pooled_weight=0.05, tail_drop=0.15,
     ),
     Phase(
-        "task-192", until=0.88, crop=192, batch=24, learning_rate=(5e-4, 1e-4), rounding="straight_through",
-        kl_weight=1.5, pooled_weight=0.5, tail_drop=0.15,
+        "task-192", until=0.88, crop=192, batch=24, learning_rate=(3e-4, 8e-5), rounding="straight_through",
+        kl_weight=0.5, pooled_weight=0.05, tail_drop=0.15,
     ),
     Phase(
-        "polish", until=1.0, crop=192, batch=24, learning_rate=(1e-4, 2e-6), rounding="straight_through",
-        kl_weight=1.5, pooled_weight=0.5, tail_drop=0.15, freeze_statistics=True,
+        "polish", until=1.0, crop=192, batch=24, learning_rate=(8e-5, 2e-6), rounding="straight_through",
+        kl_weight=0.5, pooled_weight=0.05, tail_drop=0.15, freeze_statistics=True,
     ),
 )  # fmt: skip
+"""The tail's gradient is about 40 times the feature loss's, so ``kl_weight`` looks small: at 1.5 and a learning rate of
+1e-3 the task loss undid in 100 steps what distillation had learnt."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Recipe:
     """All that determines a run, apart from its photos and its budget.
 
     Each batch is shared out among the operating points by ``point_shares``; each step trains one backbone, drawn with
-    ``backbone_shares``. ``target_bytes`` (a frame at 224 x 224, by the learned prior) steer each point's lambda: its
+    ``backbone_shares``. ``target_bytes`` (a frame at 224 x 224, by the learned prior; whole photos take about 20 % less than crops) steer each point's lambda: its
     logarithm moves by ``rate_control`` times the relative excess every step. The loss is distortion + bits per pixel
     / lambda.
     """
@@ -74,7 +76,7 @@ class Recipe:
     seed: int = 1
     backbone_shares: tuple[float, ...] = (0.7, 0.3)
     point_shares: tuple[float, ...] = (0.25, 0.5, 0.25)
-    target_bytes: tuple[float, ...] = (2000.0, 4000.0, 6000.0)
+    target_bytes: tuple[float, ...] = (2300.0, 4600.0, 7200.0)
     initial_lambda: tuple[float, ...] = (6.0, 14.0, 26.0)
     rate_control: float = 0.002
     ramp_fraction: float = 0.5
@@ -84,6 +86,7 @@ class Recipe:
     rate_learning_factor: float = 4.0
     quantile_interval: int = 100
     pool_batches: int = 700
+    dropped_frame_weight: float = 0.3
 
 
 def phase_at(recipe: Recipe, progress: float) -> tuple[Phase, float]:

@@ -36,7 +36,7 @@ Pixels = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the camera looks: centre as fractions of the photograph's sides, zoom as one of the widest possible view."""
+    """Where the camera looks: centre as fractions of the photograph's sides, zoom as one of the widest view."""
 
     x: float
     y: float
