@@ -93,6 +93,12 @@ class EngineLane:
         with self._condition:
             return self._batcher.can_make(deadline, now, ahead)
 
+    def frame_cost_s(self, streams: int) -> float:
+        """Seconds of engine time for a frame when `streams` sessions send one each. Thread-safe."""
+        size = max(1, min(streams, self._batcher.batch_size_max))
+        with self._condition:
+            return self._batcher.cost.p95_s(size) / size
+
     def replace_heads(self, heads: HeadStack) -> None:
         """Other heads from the next batch on. Thread-safe."""
         with self._condition:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,43 +16,34 @@ from typing import Any, Literal
 import structlog
 
 from analytics_server.batcher import Batcher
+from analytics_server.credit import credit_window
 from analytics_server.decoding import Decoding
 from analytics_server.http import HttpAdmin
 from analytics_server.lane import EngineLane
 from analytics_server.metrics import ServerMetrics
 from analytics_server.offer import TaskOffer
+from analytics_server.sessions import Sessions
 from analytics_server.warm_up import warm_up
-from analytics_server.work import FrameWork, Handle, SessionState
+from analytics_server.work import FrameWork
 from pipeline import limits
 from pipeline.bundle import Bundle
 from pipeline.clock import Clock, monotonic
-from pipeline.errors import ConfigError, FrankenError
+from pipeline.errors import ConfigError
 from pipeline.runtime.engine import Engine
 from pipeline.runtime.engines import choose_engine, usable_cores
 from pipeline.transports.base import ServerTransport, SessionHandle, listen
 from pipeline.transports.keys import ServerKeys
-from pipeline.wire import PeerInfo, ServerOffer, ServerSession, SessionDirectory
-from pipeline.wire.events import (
-    BundleRequested,
-    Closed,
-    Disconnected,
-    FrameDropped,
-    FrameReceived,
-    JpegReceived,
-    ServerEvent,
-    SessionOpened,
-    TasksWanted,
-)
+from pipeline.wire import SessionDirectory
 from pipeline.wire.states import OPEN
 from tasks import HeadStack, bundle_heads
 
 log = structlog.get_logger(__name__)
 
-VERSION_TEXT = "frankenstream server"
 DRAIN_S = 5.0
 """How long frames under way may still be answered when the server stops, in seconds."""
 DECODE_THREADS_MAX = 4
-_TRUSTED_TRANSPORTS = ("ipc", "memory")
+CREDIT_LOOK_S = 0.25
+"""How often credit is fitted to the load, in seconds."""
 
 State = Literal["new", "warming up", "ready", "draining", "stopped"]
 
@@ -101,13 +93,12 @@ class Server:
         self._keys = keys
         self._clock = clock
         self._random = random
-        self._sessions: dict[str, SessionState] = {}
         self._lanes: dict[str, EngineLane] = {}
         self._transports: list[ServerTransport] = []
-        self._packed_edge: bytes | None = None
+        self._credit_due_at = 0.0
         self._offer: TaskOffer
         self._decoding: Decoding
-        self._directory = SessionDirectory(self._make_session, guard=threading.RLock())
+        self._sessions: Sessions | None = None
         self._http = HttpAdmin(self, http_address, token=admin_token) if http_address else None
         self._register_metrics()
 
@@ -135,10 +126,7 @@ class Server:
                 lane.on_room = self._decoding.wake
                 lane.start()
             self._decoding.start()
-            for url in self._listen_urls:
-                self._transports.append(
-                    listen(url, self._directory, self._on_event, keys=self._keys, clock=self._clock)
-                )
+            self._listen()
         except BaseException:
             self.stop(drain_s=0.0)
             raise
@@ -157,7 +145,7 @@ class Server:
         self.state = "draining"
         transports, self._transports = self._transports, []
         if transports:
-            log.info("draining", sessions=len(self._sessions), drain_s=drain_s)
+            log.info("draining", sessions=self._known(), drain_s=drain_s)
             _close_together(transports, drain_s, peer)
         if hasattr(self, "_decoding"):
             self._decoding.stop()
@@ -183,6 +171,13 @@ class Server:
         """Engines with their heads, by backbone tag."""
         return self._lanes
 
+    def _listen(self) -> None:
+        sessions = Sessions(self.bundle, self._offer, self._decoding, self.metrics, self._random)
+        self._sessions = sessions
+        directory = SessionDirectory(sessions.make_session, guard=threading.RLock())
+        for url in self._listen_urls:
+            self._transports.append(listen(url, directory, sessions.on_event, keys=self._keys, clock=self._clock))
+
     def replace_heads(self, backbone: str, heads: HeadStack) -> None:
         """Serve other heads on a backbone from now on; sessions keep the tasks that they have. Thread-safe."""
         self._lanes[backbone].replace_heads(heads)
@@ -197,7 +192,7 @@ class Server:
             batcher: Batcher[FrameWork] = Batcher(**self._batching)  # type: ignore[arg-type]
             warm_up(engine, heads, batcher, self._latent_shape(), self._clock)
             self._lanes[engine.backbone] = EngineLane(
-                engine, heads, batcher=batcher, clock=self._clock, observe=self.metrics.batch
+                engine, heads, batcher=batcher, clock=self._clock, observe=self._computed
             )
             offered[engine.backbone] = heads.infos()
         if not offered:
@@ -219,94 +214,23 @@ class Server:
         side = spec.preprocess.size // spec.latent.stride
         return spec.latent.channels, side, side
 
-    # --- Sessions (on their transports' threads) --------------------------------------------------------------
+    # --- Load -------------------------------------------------------------------------------------------------
 
-    def _make_session(self, peer: PeerInfo) -> ServerSession:
-        offer = ServerOffer(
-            codec_id=self.bundle.codec_id,
-            bundle_id=self.bundle.bundle_id,
-            resolve_tasks=self._offer.resolve,
-            server=VERSION_TEXT,
-            reference_window=limits.REFERENCE_WINDOW if self._decoding.codec.takes_references else 0,
-            hands_out_bundle=bool(peer.key) or peer.transport in _TRUSTED_TRANSPORTS,
+    def _computed(self, backbone: str, size: int, seconds: float) -> None:
+        """A lane computed a batch (on its thread): now and then, see whether credit fits the load."""
+        self.metrics.batch(backbone, size, seconds)
+        now = self._clock()
+        if now < self._credit_due_at:
+            return
+        self._credit_due_at = now + CREDIT_LOOK_S
+        handles = [handle for handle in self._handles() if handle.session.state == OPEN]
+        using = Counter(tag for handle in handles for tag in {task.backbone for task in handle.session.tasks})
+        window = credit_window(
+            (streams, self._lanes[tag].frame_cost_s(streams)) for tag, streams in using.items() if tag in self._lanes
         )
-        session = ServerSession(offer, random=self._random)
-        state = SessionState(session.session_id, session.reference_epoch)
-        state.transport = peer.transport
-        self._sessions[state.session_id] = state
-        return session
-
-    def _on_event(self, handle: SessionHandle, event: ServerEvent) -> None:
-        state = self._sessions.get(handle.id)
-        if state is None:
-            return
-        match event:
-            case FrameReceived():
-                self._take(handle, state, event, "latent", event.bitstream)
-            case JpegReceived():
-                self._take(handle, state, event, "picture", event.image)
-            case FrameDropped():
-                work = state.end(event.frame)
-                if work is not None:
-                    work.cancel(event.cause)
-            case SessionOpened():
-                self._opened(state, event)
-            case TasksWanted():
-                self._set_tasks(handle, state, event)
-            case BundleRequested():
-                self._send_bundle_part(handle, event)
-            case Disconnected():
-                log.info("session disconnected", session=handle.id, reason=event.reason)
-            case Closed():
-                del self._sessions[handle.id]
-                log.info("session closed", session=handle.id, reason=event.reason, detail=event.detail,
-                         received=handle.session.account.entered, answered=handle.session.account.answered,
-                         dropped=handle.session.account.dropped)  # fmt: skip
-
-    def _take(
-        self,
-        handle: Handle,
-        state: SessionState,
-        event: FrameReceived | JpegReceived,
-        kind: Literal["latent", "picture"],
-        payload: bytes,
-    ) -> None:
-        self.metrics.received(kind, len(payload))
-        work = FrameWork(
-            handle=handle, session=state, frame=event.frame, kind=kind, payload=payload, received_at=event.received_at,
-            deadline=event.deadline, outcome=self.metrics, tasks=state.tasks, top_k=state.top_k,
-        )  # fmt: skip
-        state.begin(work)
-        self._decoding.add(work)
-
-    def _opened(self, state: SessionState, event: SessionOpened) -> None:
-        state.tasks, state.top_k = event.tasks, event.top_k
-        state.client, state.lossless = event.client, event.lossless
-        self.metrics.opened(resumed=event.resumed)
-        log.info("session resumed" if event.resumed else "session opened", session=event.session, client=event.client,
-                 transport=state.transport, tasks=[task.name for task in event.tasks])  # fmt: skip
-
-    def _set_tasks(self, handle: SessionHandle, state: SessionState, event: TasksWanted) -> None:
-        error = ""
-        try:
-            _, state.tasks = self._offer.resolve(event.tasks, handle.session.backbone)
-            state.top_k = event.top_k
-        except FrankenError as refusal:
-            error = str(refusal)
-        tasks, top_k = state.tasks, state.top_k
-        handle.call(lambda session, now: session.set_tasks(tasks, error, now, top_k=top_k))
-
-    def _send_bundle_part(self, handle: SessionHandle, event: BundleRequested) -> None:
-        codec_id = self.bundle.codec_id
-        if event.codec_id != codec_id:
-            detail = f"codec {event.codec_id[:12]} was asked for, this server has {codec_id[:12]}"
-            handle.call(lambda session, now: session.goodbye("codec", detail, now))
-            return
-        if self._packed_edge is None:
-            self._packed_edge = self.bundle.pack_edge()
-        packed = self._packed_edge
-        part = packed[event.offset : event.offset + limits.BUNDLE_PART_BYTES]
-        handle.call(lambda session, now: session.send_bundle_part(codec_id, event.offset, len(packed), part, now))
+        for handle in handles:
+            if handle.session.credit.window:  # 0: it drains
+                handle.session.credit.window = window
 
     # --- Admin (any thread) -----------------------------------------------------------------------------------
 
@@ -322,7 +246,7 @@ class Server:
     def load(self) -> dict[str, Any]:
         """What autoscalers read."""
         return {
-            "streams": {"active": self._active(), "known": len(self._sessions), "max": limits.SESSIONS_MAX},
+            "streams": {"active": self._active(), "known": self._known(), "max": limits.SESSIONS_MAX},
             "queue_age_ms_p95": round(self.metrics.queue_age_ms_p95(), 3),
             "frames_under_way": self._under_way(),
             "draining": self.state == "draining",
@@ -343,14 +267,14 @@ class Server:
         """Every session with its frame counts."""
         rows = []
         for handle in self._handles():
-            account, state = handle.session.account, self._sessions.get(handle.id)
+            account = handle.session.account
             rows.append({
                 "session": handle.id, "client": handle.session.client, "transport": handle.peer.transport,
                 "address": handle.peer.address, "state": handle.session.state,
                 "tasks": [task.name for task in handle.session.tasks],
                 "received": account.entered, "answered": account.answered, "dropped": dict(account.dropped),
                 "in_flight": len(account.in_flight), "duplicates": account.duplicates,
-                "lossless": bool(state and state.lossless),
+                "lossless": handle.session.lossless,
             })  # fmt: skip
         return rows
 
@@ -370,8 +294,11 @@ class Server:
     def _active(self) -> int:
         return sum(handle.session.state == OPEN for handle in self._handles())
 
+    def _known(self) -> int:
+        return len(self._sessions) if self._sessions else 0
+
     def _under_way(self) -> int:
-        return sum(state.under_way for state in list(self._sessions.values()))
+        return self._sessions.under_way if self._sessions else 0
 
     def _register_metrics(self) -> None:
         metrics = self.metrics

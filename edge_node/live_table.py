@@ -176,7 +176,7 @@ def _stage_figures(record: FrameRecord, width: int) -> Table:
     per_row = 12 if width >= 110 else 6
     table = Table.grid(padding=(0, 1), expand=True)
     for _ in range(per_row):
-        table.add_column(justify="right", no_wrap=True, ratio=1)
+        table.add_column(justify="right", no_wrap=True)
     for start in range(0, len(CAPTURE_TO_RESULT), per_row):
         stages = CAPTURE_TO_RESULT[start : start + per_row]
         table.add_row(*(Text(_SHORT.get(stage, stage), style=_style(stage)) for stage in stages))

@@ -24,6 +24,8 @@ ROLLING_S = 2.0
 LABELS_KEPT = 2_000
 """Different labels remembered for each task."""
 
+_SPAN_S_MIN = 0.25  # the first moments of a run would show absurd rates
+
 _COLUMNS = len(STAGES) + 1  # the last one is capture-to-result
 
 
@@ -215,7 +217,7 @@ class Monitor:
         now = self._clock()
         with self._lock:
             recent = [entry for entry in self._recent if entry[0] > now - ROLLING_S]
-            span = min(ROLLING_S, max(now - (self._started if self._started is not None else now), 1e-3))
+            span = min(ROLLING_S, max(now - (self._started if self._started is not None else now), _SPAN_S_MIN))
         if not recent:
             return Rolling(0.0, 0.0, 0.0, 0.0)
         _, payloads, wires, milliseconds = zip(*recent, strict=True)

@@ -137,6 +137,7 @@ class VideoWriter:
         self._first = 0.0
         self._last_pts = -1
         try:
+            self._path.touch()  # PyAV would only notice with the first frame
             self._container: Any = av.open(str(path), "w")
         except self._errors as error:
             raise ConfigError(

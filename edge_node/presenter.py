@@ -32,7 +32,9 @@ def presenters(node: EdgeNode, spec: PreprocessSpec, *, save: Path | None, show:
             stack.callback(window.close)
         writer = stack.enter_context(VideoWriter(save, fps)) if save is not None else None
         done = threading.Event()
-        thread = threading.Thread(target=_present, args=(node, spec, overlay, window, writer, done), name="present", daemon=True)
+        thread = threading.Thread(
+            target=_present, args=(node, spec, overlay, window, writer, done), name="present", daemon=True
+        )
         thread.start()
         try:
             yield
@@ -42,7 +44,12 @@ def presenters(node: EdgeNode, spec: PreprocessSpec, *, save: Path | None, show:
 
 
 def _present(
-    node: EdgeNode, spec: PreprocessSpec, overlay: Overlay, window: Window | None, writer: VideoWriter | None, done: threading.Event
+    node: EdgeNode,
+    spec: PreprocessSpec,
+    overlay: Overlay,
+    window: Window | None,
+    writer: VideoWriter | None,
+    done: threading.Event,
 ) -> None:
     shown = presented = -1
     while not done.is_set():

@@ -51,7 +51,11 @@ class FrameRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 def labels_by_task(results: tuple[TaskResult, ...]) -> tuple[dict[str, list[LabelScore]], dict[str, str]]:
     """The labels of each task, and the errors of those that have none."""
-    labels = {result.task: [LabelScore(label.name, label.score) for label in result.labels] for result in results if result.labels}
+    labels = {
+        result.task: [LabelScore(label.name, label.score) for label in result.labels]
+        for result in results
+        if result.labels
+    }
     errors = {result.task: result.error for result in results if result.error}
     return labels, errors
 

@@ -10,6 +10,7 @@ from pipeline.codec.contexts import Contexts, Term, contexts_data, parse_context
 from pipeline.codec.entropy_model import ChannelPmf, EntropyModel
 from pipeline.codec.latent_codec import DecodedLatent, LatentCodec, LatentSpec, Reference, ReferenceId, coder_in_use
 from pipeline.codec.quantisation import OperatingPoint, dequantise, quantise
+from pipeline.codec.table_counts import TableCounter
 
 __all__ = [
     "ChannelPmf",
@@ -21,6 +22,7 @@ __all__ = [
     "OperatingPoint",
     "Reference",
     "ReferenceId",
+    "TableCounter",
     "Term",
     "coder_in_use",
     "contexts_data",

@@ -12,7 +12,7 @@
  */
 #include <stddef.h>
 #include <stdint.h>
-#include <stdlib.h>
+#include <stdlib.h> /* abs */
 #include <string.h>
 
 #if defined(_WIN32)
@@ -21,7 +21,7 @@
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
-#define ABI             1
+#define ABI             2      /* native_coder.py's _ABI: any change of a function or struct */
 #define STATE_LOW       65536u /* 2^16: the state's lower bound, and the start state without the check */
 #define MAGNITUDE_MAX   4095   /* limits.SYMBOL_MAGNITUDE_MAX */
 #define ESCAPE_BITS_MAX 13
@@ -29,7 +29,7 @@
 #define GOLDEN          0x9E3779B1u
 #define RAW             0x80000000u /* a step that is raw bits: RAW | bits << 16 | value */
 
-enum { OUT_OF_MEMORY = -1, BUFFER_FULL = -2, SYMBOL_TOO_LARGE = -3, BAD_ARGUMENT = -4 };
+enum { BUFFER_FULL = -1, SYMBOL_TOO_LARGE = -2, BAD_ARGUMENT = -3 };
 enum { KIND_NONE, KIND_REFERENCE, KIND_REFERENCE_NEIGHBOURHOOD, KIND_CHECKERBOARD, KIND_LAYER };
 
 typedef struct { /* one slot, ready for encoding: x' = x + bias + floor(x / freq) * complement */
@@ -81,12 +81,15 @@ typedef struct {
     ptrdiff_t places;
 } grid;
 
-typedef struct {      /* scratch memory of a call */
+typedef struct {      /* the caller's workspace, divided up */
     uint8_t *context; /* [places] */
     uint8_t *classes; /* [height * (width + 1)] */
     int16_t *sums;    /* [height * (width + 1)] */
     int16_t *plane;   /* [(height + 2) * (width + 1) + 1], zeros where there is no place */
-    uint32_t *steps;
+    uint32_t *steps;  /* [2 * steps_max] */
+    uint8_t *spare;   /* [capacity] */
+    uint8_t *out;     /* [capacity], the workspace's end */
+    int64_t capacity;
 } work;
 
 typedef struct { /* what a call works on */
@@ -98,16 +101,54 @@ typedef struct { /* what a call works on */
     work w;
 } frame;
 
-static int get_work(work *w, grid g, size_t steps) {
-    const size_t cells = (size_t)g.height * (size_t)(g.width + 1);
-    const size_t plane = (size_t)(g.height + 2) * (size_t)(g.width + 1) + 1;
-    w->steps = malloc(steps * sizeof(uint32_t) + (plane + cells) * sizeof(int16_t) + cells + (size_t)g.places);
-    if (!w->steps) return 0;
-    w->plane = (int16_t *)(w->steps + steps);
+/* ---- Workspace ---- */
+
+static int grid_is_sound(const plan *p, int height, int width, int layers) {
+    return height >= 1 && width >= 1 && height <= SIDE_MAX && width <= SIDE_MAX && layers >= 1 && layers <= p->layers;
+}
+
+static size_t steps_max(const plan *p, grid g) {
+    int most = 0;
+    for (int k = 0; k < p->layers; k++) {
+        const int channels = p->layer_first[k + 1] - p->layer_first[k];
+        most = channels > most ? channels : most;
+    }
+    return (size_t)most * (3 * (size_t)g.places + 1);
+}
+
+/* Divide up `memory`, or with NULL only tell how large it must be for a payload of w->capacity bytes. The caller keeps
+ * it for later calls: fresh memory for each frame would cost more (page faults) than the coding. */
+static int64_t divide(work *w, const plan *p, grid g, uint8_t *memory) {
+    const int64_t cells = (int64_t)g.height * (g.width + 1), plane = (int64_t)(g.height + 2) * (g.width + 1) + 1;
+    const int64_t steps = 2 * (int64_t)steps_max(p, g) * (int64_t)sizeof(uint32_t);
+    const int64_t fixed = steps + (plane + cells) * (int64_t)sizeof(int16_t) + cells + g.places;
+    if (!memory) return fixed + 2 * w->capacity;
+    w->steps = (uint32_t *)memory;
+    w->plane = (int16_t *)(memory + steps);
     w->sums = w->plane + plane;
     w->classes = (uint8_t *)(w->sums + cells);
     w->context = w->classes + cells;
-    memset(w->plane, 0, plane * sizeof(int16_t));
+    w->spare = memory + fixed;
+    w->out = w->spare + w->capacity;
+    memset(w->plane, 0, (size_t)plane * sizeof(int16_t));
+    return fixed + 2 * w->capacity;
+}
+
+/* Bytes of workspace that a grid needs, for payloads of up to `capacity` bytes. */
+EXPORT int64_t fs_workspace_bytes(const plan *p, int height, int width, int64_t capacity) {
+    work w = {.capacity = capacity};
+    const grid g = {height, width, (ptrdiff_t)height * width};
+    return grid_is_sound(p, height, width, p->layers) ? divide(&w, p, g, NULL) : BAD_ARGUMENT;
+}
+
+/* Ready a call; 0: an argument is unsound. */
+static int begin(frame *f, int layers, uint8_t *workspace, int64_t size) {
+    if (!grid_is_sound(f->p, f->g.height, f->g.width, layers)) return 0;
+    f->w.capacity = 0;
+    const int64_t rest = size - divide(&f->w, f->p, f->g, NULL);
+    if (rest < 0 || rest % 2) return 0;
+    f->w.capacity = rest / 2;
+    divide(&f->w, f->p, f->g, workspace);
     return 1;
 }
 
@@ -346,10 +387,6 @@ static int flush(encode_lane *lane) {
     return 0;
 }
 
-static int grid_is_sound(const plan *p, int height, int width, int layers) {
-    return height >= 1 && width >= 1 && height <= SIDE_MAX && width <= SIDE_MAX && layers >= 1 && layers <= p->layers;
-}
-
 static int symbols_are_in_range(const int16_t *symbols, ptrdiff_t count) {
     int16_t smallest = 0, largest = 0;
     for (ptrdiff_t i = 0; i < count; i++) {
@@ -357,15 +394,6 @@ static int symbols_are_in_range(const int16_t *symbols, ptrdiff_t count) {
         largest = symbols[i] > largest ? symbols[i] : largest;
     }
     return smallest >= -MAGNITUDE_MAX && largest <= MAGNITUDE_MAX;
-}
-
-static size_t steps_max(const plan *p, int layers, grid g) {
-    int most = 0;
-    for (int k = 0; k < layers; k++) {
-        const int channels = p->layer_first[k + 1] - p->layer_first[k];
-        most = channels > most ? channels : most;
-    }
-    return (size_t)most * (3 * (size_t)g.places + 1);
 }
 
 /* Ready a lane for a layer. A layer that is its prediction has no steps and no bytes: 0. */
@@ -379,43 +407,33 @@ static int begin_layer(frame *f, int layer, uint32_t *steps, encode_lane *lane) 
     return !predicted;
 }
 
-/* Encode the first `layers` layers. The payload lies at the end of `out` (`capacity` bytes); lengths[k] are words.
+/* Encode the first `layers` layers. The payload lies at the end of the workspace; lengths[k] are words.
  * Returns payload bytes or an error. */
 EXPORT int64_t fs_encode(const plan *p, int height, int width, int layers, const int16_t *symbols,
-                         const int16_t *reference, uint8_t *out, int64_t capacity, int32_t *lengths) {
+                         const int16_t *reference, uint8_t *workspace, int64_t size, int32_t *lengths) {
     frame f = {p, {height, width, (ptrdiff_t)height * width}, symbols, reference, NULL, {0}};
-    if (!grid_is_sound(p, height, width, layers)) return BAD_ARGUMENT;
+    if (!begin(&f, layers, workspace, size)) return BAD_ARGUMENT;
     if (!symbols_are_in_range(symbols, p->layer_first[layers] * f.g.places)) return SYMBOL_TOO_LARGE;
-    const size_t steps = steps_max(p, layers, f.g);
-    if (!get_work(&f.w, f.g, 2 * steps)) return OUT_OF_MEMORY;
-    uint8_t *spare = layers > 1 ? malloc((size_t)capacity) : NULL;
-    uint8_t *top = out + capacity;
-    int64_t result = OUT_OF_MEMORY;
-    if (layers > 1 && !spare) goto done;
+    uint8_t *const end = f.w.out + f.w.capacity, *const spare_end = f.w.spare + f.w.capacity;
+    uint8_t *top = end;
+    uint32_t *const steps_a = f.w.steps, *const steps_b = f.w.steps + steps_max(p, f.g);
     for (int k = layers - 1; k >= 0; k -= 2) { /* layer k in lane b, layer k - 1 in lane a */
-        encode_lane a = {0, spare + (spare ? capacity : 0), spare, f.w.steps, f.w.steps};
-        encode_lane b = {0, top, out, NULL, NULL};
-        const int b_coded = begin_layer(&f, k, f.w.steps + steps, &b);
-        const int a_coded = k > 0 && begin_layer(&f, k - 1, f.w.steps, &a);
-        if ((result = run_encoder(p->encode_slots, &a, &b)) < 0) goto done;
-        if (b_coded && (result = flush(&b)) < 0) goto done;
-        if (a_coded && (result = flush(&a)) < 0) goto done;
+        encode_lane a = {0, spare_end, f.w.spare, steps_a, steps_a};
+        encode_lane b = {0, top, f.w.out, steps_b, steps_b};
+        const int b_coded = begin_layer(&f, k, steps_b, &b);
+        const int a_coded = k > 0 && begin_layer(&f, k - 1, steps_a, &a);
+        if (run_encoder(p->encode_slots, &a, &b) < 0) return BUFFER_FULL;
+        if (b_coded && flush(&b) < 0) return BUFFER_FULL;
+        if (a_coded && flush(&a) < 0) return BUFFER_FULL;
         lengths[k] = (int32_t)((top - b.out) / 2);
         top = b.out;
         if (k == 0) break;
-        const ptrdiff_t bytes = spare + capacity - a.out;
-        if (top - out < bytes) {
-            result = BUFFER_FULL;
-            goto done;
-        }
+        const ptrdiff_t bytes = spare_end - a.out;
+        if (top - f.w.out < bytes) return BUFFER_FULL;
         memcpy(top -= bytes, a.out, (size_t)bytes);
         lengths[k - 1] = (int32_t)(bytes / 2);
     }
-    result = out + capacity - top;
-done:
-    free(f.w.steps);
-    free(spare);
-    return result;
+    return end - top;
 }
 
 /* ---- Decoder ---- */
@@ -543,10 +561,10 @@ static int take_layer(frame *f, int layer, const uint8_t *bytes, ptrdiff_t size)
 /* Decode up to `layers` layers of `lengths` words from `payload`; channels of the others become fill.
  * Returns the number of good layers, a prefix, or an error. */
 EXPORT int64_t fs_decode(const plan *p, int height, int width, int layers, const uint8_t *payload, int64_t size,
-                         const int32_t *lengths, const int16_t *reference, int16_t *symbols) {
+                         const int32_t *lengths, const int16_t *reference, int16_t *symbols, uint8_t *workspace,
+                         int64_t workspace_size) {
     frame f = {p, {height, width, (ptrdiff_t)height * width}, symbols, reference, symbols, {0}};
-    if (!grid_is_sound(p, height, width, layers) || !p->slot_of) return BAD_ARGUMENT;
-    if (!get_work(&f.w, f.g, 0)) return OUT_OF_MEMORY;
+    if (!p->slot_of || !begin(&f, layers, workspace, workspace_size)) return BAD_ARGUMENT;
     int good = 0;
     for (; good < layers; good++) {
         const int64_t bytes = 2 * (int64_t)lengths[good];
@@ -555,7 +573,6 @@ EXPORT int64_t fs_decode(const plan *p, int height, int width, int layers, const
         size -= bytes;
     }
     for (int c = p->layer_first[good]; c < p->channels; c++) predict(&f, c, NULL);
-    free(f.w.steps);
     return good;
 }
 
@@ -563,11 +580,10 @@ EXPORT int64_t fs_decode(const plan *p, int height, int width, int layers, const
 
 /* Cost of each layer in 1/65536 bits, without the coder's state and the header. */
 EXPORT int64_t fs_estimate(const plan *p, int height, int width, int layers, const int16_t *symbols,
-                           const int16_t *reference, uint64_t *costs) {
+                           const int16_t *reference, uint8_t *workspace, int64_t size, uint64_t *costs) {
     frame f = {p, {height, width, (ptrdiff_t)height * width}, symbols, reference, NULL, {0}};
-    if (!grid_is_sound(p, height, width, layers)) return BAD_ARGUMENT;
+    if (!begin(&f, layers, workspace, size)) return BAD_ARGUMENT;
     if (!symbols_are_in_range(symbols, p->layer_first[layers] * f.g.places)) return SYMBOL_TOO_LARGE;
-    if (!get_work(&f.w, f.g, steps_max(p, layers, f.g))) return OUT_OF_MEMORY;
     for (int k = 0; k < layers; k++) {
         int predicted;
         uint64_t cost = 0;
@@ -576,7 +592,6 @@ EXPORT int64_t fs_estimate(const plan *p, int height, int width, int layers, con
             cost += *step & RAW ? (uint64_t)((*step >> 16) & 31u) << 16 : p->costs[*step];
         costs[k] = predicted ? 0 : cost;
     }
-    free(f.w.steps);
     return 0;
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections import deque
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +22,10 @@ LIBRARY: Final = Path(__file__).with_name("_range_coder.so")
 """Where pipeline.codec.build puts it."""
 INSTALL_HINT: Final = "sudo apt-get install gcc libc6-dev, then python -m pipeline.codec.build (or install again)"
 
-_ABI: Final = 1
-_OUT_OF_MEMORY, _BUFFER_FULL, _SYMBOL_TOO_LARGE = -1, -2, -3
+_ABI: Final = 2
+_BUFFER_FULL, _SYMBOL_TOO_LARGE = -1, -2
+_KEPT_WORKSPACES: Final = 16
+_KEPT_WORKSPACE_BYTES: Final = 4_194_304
 _KINDS: Final = ("none", "reference", "reference_neighbourhood", "checkerboard", "layer")
 _TERM: Final = np.dtype(
     [
@@ -52,6 +55,7 @@ class NativePlan:
     def __init__(self, plan: CodingPlan) -> None:
         self.plan = plan
         self._terms, self._term_first, self._sources = _terms_arrays(plan)
+        self.workspace_bytes: dict[tuple[int, int], int] = {}
         self._encode_struct = self._struct(slot_of=None)
         self.for_encoding = ctypes.addressof(self._encode_struct)
 
@@ -83,6 +87,18 @@ class NativePlan:
         )
 
 
+class _Workspace:
+    """Scratch memory of one call; a payload comes to lie at its end."""
+
+    def __init__(self, size: int) -> None:
+        self._memory = np.empty(size, dtype=np.uint8)
+        self.size = size
+        self.address = _address(self._memory)
+
+    def last(self, size: int) -> bytes:
+        return self._memory[self.size - size :].tobytes()
+
+
 class NativeCoder:
     """Same methods and results as PythonCoder. Raises EngineError if the library is not there or does not fit."""
 
@@ -97,8 +113,10 @@ class NativeCoder:
         if abi != _ABI:
             raise EngineError(f"C range coder has interface {abi}, expected {_ABI}")
         self._encode = _function(loaded.fs_encode, "piiipppqp")
-        self._decode = _function(loaded.fs_decode, "piiipqppp")
-        self._estimate = _function(loaded.fs_estimate, "piiippp")
+        self._decode = _function(loaded.fs_decode, "piiipqppppq")
+        self._estimate = _function(loaded.fs_estimate, "piiipppqp")
+        self._workspace_bytes = _function(loaded.fs_workspace_bytes, "piiq")
+        self._workspaces: deque[_Workspace] = deque(maxlen=_KEPT_WORKSPACES)
 
     def prepare(self, plan: CodingPlan) -> NativePlan:
         return NativePlan(plan)
@@ -108,21 +126,14 @@ class NativeCoder:
     ) -> tuple[list[int], bytes]:
         """(words of each layer, their bytes in a row). Raises BitstreamError if symbols or bytes are too large."""
         _, height, width = symbols_CHW.shape
-        out = np.empty(LAYERS_BYTES_MAX, dtype=np.uint8)
         lengths = (ctypes.c_int32 * layers)()
-        size = self._encode(
-            plan.for_encoding,
-            height,
-            width,
-            layers,
-            _address(symbols_CHW),
-            _address(reference),
-            _address(out),
-            out.size,
-            lengths,
-        )
+        space = self._take_workspace(plan, height, width)
+        arrays = _address(symbols_CHW), _address(reference), space.address
+        size = self._encode(plan.for_encoding, height, width, layers, *arrays, space.size, lengths)
         _raise_for(size, plan, symbols_CHW, layers)
-        return lengths[:], out[out.size - size :].tobytes()
+        payload = space.last(size)
+        self._give_back(space)
+        return lengths[:], payload
 
     def decode(
         self,
@@ -137,21 +148,39 @@ class NativeCoder:
         layers, size = len(lengths), len(payload)
         words = (ctypes.c_int32 * layers)(*[min(length, 1 << 30) for length in lengths])
         start = _address(np.frombuffer(payload, dtype=np.uint8)) if size else None
-        good = self._decode(
-            plan.for_decoding, height, width, layers, start, size, words, _address(reference), _address(symbols_CHW)
-        )
+        space = self._take_workspace(plan, height, width)
+        arrays = _address(reference), _address(symbols_CHW), space.address
+        good = self._decode(plan.for_decoding, height, width, layers, start, size, words, *arrays, space.size)
         _raise_for(good, plan, symbols_CHW, layers)
+        self._give_back(space)
         return int(good)
 
     def estimate(self, plan: NativePlan, symbols_CHW: Symbols, reference: Symbols | None, layers: int) -> list[float]:
         """Bits of each layer, without the coder's state."""
         _, height, width = symbols_CHW.shape
         costs = (ctypes.c_uint64 * layers)()
-        result = self._estimate(
-            plan.for_encoding, height, width, layers, _address(symbols_CHW), _address(reference), costs
-        )
+        space = self._take_workspace(plan, height, width)
+        arrays = _address(symbols_CHW), _address(reference), space.address
+        result = self._estimate(plan.for_encoding, height, width, layers, *arrays, space.size, costs)
         _raise_for(result, plan, symbols_CHW, layers)
+        self._give_back(space)
         return [cost / 65_536 for cost in costs]
+
+    def _take_workspace(self, plan: NativePlan, height: int, width: int) -> _Workspace:
+        """Memory for one call, kept between calls; the deque hands each to one thread at a time."""
+        needed = plan.workspace_bytes.get((height, width))
+        if needed is None:
+            needed = int(self._workspace_bytes(plan.for_encoding, height, width, LAYERS_BYTES_MAX))
+            plan.workspace_bytes[height, width] = needed
+        try:
+            space = self._workspaces.pop()
+        except IndexError:
+            return _Workspace(needed)
+        return space if space.size == needed else _Workspace(needed)
+
+    def _give_back(self, space: _Workspace) -> None:
+        if space.size <= _KEPT_WORKSPACE_BYTES:
+            self._workspaces.append(space)
 
 
 def _function(function: Any, signature: str) -> Any:
@@ -172,8 +201,6 @@ def _raise_for(result: int, plan: NativePlan, symbols_CHW: Symbols, layers: int)
         check_range(symbols_CHW[: plan.plan.layer_first[layers]])
     if result == _BUFFER_FULL:
         raise too_many_bytes()
-    if result == _OUT_OF_MEMORY:
-        raise MemoryError("the range coder's scratch memory")
     raise AssertionError(f"range coder returned {result}")
 
 

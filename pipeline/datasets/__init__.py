@@ -69,6 +69,6 @@ _LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, str, Sequence[str]
     (lambda path: (path / "imagelabels.mat").is_file(), published.flowers102),
     (lambda path: (path / "test.bin").is_file() or (path / "meta").is_file(), published.cifar100),
     (lambda path: path.suffix.lower() == ".csv" or (path / "labels.csv").is_file(), listings.csv_list),
-    (lambda path: path.suffix.lower() == ".tar" or (path.is_dir() and any(path.glob("*.tar"))), listings.tar_shards),
+    (lambda path: path.suffix.lower() == ".tar" if path.is_file() else any(path.glob("*.tar")), listings.tar_shards),
     (lambda path: path.is_dir(), listings.class_folders),
 )

@@ -142,11 +142,12 @@ def _from_rows(
 ) -> Dataset:
     file_column = _column(rows[0], ("path", "filename", "file"), where)
     label_column = _column(rows[0], ("label", "index", "imagenet_index", "class"), where)
-    if "split" in rows[0] and any(row["split"] in SPLITS[split] for row in rows):
-        rows = [row for row in rows if row["split"] in SPLITS[split]]
     labels = [row[label_column] for row in rows]
     numeric = all(label.isdigit() for label in labels)
-    index = {} if numeric else class_index(labels, classes, str(where))
+    index = {} if numeric else class_index(labels, classes, str(where))  # of all splits, so that they agree
+    if "split" in rows[0] and any(row["split"] in SPLITS[split] for row in rows):
+        rows = [row for row in rows if row["split"] in SPLITS[split]]
+        labels = [row[label_column] for row in rows]
     pairs = [
         (row[file_column], int(label) if numeric else index[label]) for row, label in zip(rows, labels, strict=True)
     ]

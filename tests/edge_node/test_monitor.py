@@ -18,7 +18,9 @@ ISSUE_KEYS = {
 }  # fmt: skip
 
 
-def answer(frame: int, *, ms: float = 10.0, label: str = "zebra", score: float = 0.5, payload: int = 1000) -> FrameRecord:
+def answer(
+    frame: int, *, ms: float = 10.0, label: str = "zebra", score: float = 0.5, payload: int = 1000
+) -> FrameRecord:
     return FrameRecord(
         frame=frame,
         state=ANSWERED,
@@ -144,7 +146,9 @@ def test_every_cause_has_words_and_a_setting() -> None:
 
 def test_drops_are_explained_most_frequent_first() -> None:
     """How many, what share, why, and what changes it."""
-    drops = [FrameRecord(frame=number, state="superseded") for number in range(3)] + [FrameRecord(frame=3, state="lost")]
+    drops = [FrameRecord(frame=number, state="superseded") for number in range(3)] + [
+        FrameRecord(frame=3, state="lost")
+    ]
     lines = explain_drops(monitor_of(*drops, answer(4)).summary())
     assert lines[0].startswith("3 frames (60 %) superseded: a newer frame was there")
     assert "--quality" in lines[0]

@@ -97,7 +97,9 @@ class Run:
         self.settings = NodeSettings(**settings)  # type: ignore[arg-type]
         self.records: list[FrameRecord] = []
         self.lines: list[str] = []
-        self.session = EdgeSession(codec_id=codec_id, lossless=self.settings.lossless, budget_ms=self.settings.budget_ms)
+        self.session = EdgeSession(
+            codec_id=codec_id, lossless=self.settings.lossless, budget_ms=self.settings.budget_ms
+        )
         self.payload = payload or Pixel()
         self.transport: Loopback | None = None
         self.answer = answer

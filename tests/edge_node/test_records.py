@@ -15,7 +15,9 @@ from pipeline.wire.messages import Label, TaskResult
 def test_the_log_has_one_line_of_json_a_frame(tmp_path: Path) -> None:
     """What has its default is left out."""
     with FrameLog(tmp_path / "frames.jsonl") as log:
-        log.write(FrameRecord(frame=0, state="answered", tasks={"food101": [LabelScore("pizza", 0.5)]}, payload_bytes=7))
+        log.write(
+            FrameRecord(frame=0, state="answered", tasks={"food101": [LabelScore("pizza", 0.5)]}, payload_bytes=7)
+        )
         log.write(FrameRecord(frame=1, state="lost", detail="no answer"))
     lines = [json.loads(line) for line in (tmp_path / "frames.jsonl").read_text().splitlines()]
     assert lines == [

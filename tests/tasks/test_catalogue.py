@@ -36,7 +36,7 @@ def test_shipped_catalogue(name: str) -> None:
     catalogue = load_catalogue(name)
     assert CLASSES[name] == len(catalogue) == len(catalogue.keys)
     assert CLASSES[name] == len({label.casefold() for label in catalogue.labels})
-    assert catalogue.title and catalogue.source and catalogue.licence and catalogue.citation
+    assert all((catalogue.title, catalogue.source, catalogue.licence, catalogue.citation))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_users_catalogue(tmp_path: Path) -> None:
     path = tmp_path / "pets.toml"
     path.write_text(GOOD, "utf-8")
     catalogue = read_catalogue(path)
-    assert (("dog", "n02"), ("dog", "cat (indoors)")) == (catalogue.keys, catalogue.labels)
+    assert (catalogue.keys, catalogue.labels) == (("dog", "n02"), ("dog", "cat (indoors)"))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,12 @@ from tasks.evaluate import accuracy, agreement, divergence, loss_points, wilson
 
 @pytest.mark.parametrize(
     ("successes", "trials", "expected"),
-    [(0, 10, (0.0, 0.0, 27.75)), (10, 10, (100.0, 72.25, 100.0)), (5, 10, (50.0, 23.66, 76.34)), (90, 100, (90.0, 82.56, 94.48))],
+    [
+        (0, 10, (0.0, 0.0, 27.75)),
+        (10, 10, (100.0, 72.25, 100.0)),
+        (5, 10, (50.0, 23.66, 76.34)),
+        (90, 100, (90.0, 82.56, 94.48)),
+    ],
 )
 def test_wilson(successes: int, trials: int, expected: tuple[float, float, float]) -> None:
     """Against published values of the score interval."""
@@ -20,16 +25,16 @@ def test_wilson(successes: int, trials: int, expected: tuple[float, float, float
 
 
 def test_accuracy() -> None:
-    assert 75.0 == accuracy([True, True, False, True]).value
+    assert accuracy([True, True, False, True]).value == 75.0
 
 
 def test_loss_is_paired() -> None:
     """Same accuracy, same pictures: no loss and no doubt; different pictures: no loss but doubt."""
     flags = np.arange(100) < 90
     same = loss_points(flags, flags)
-    assert (0.0, 0.0, 0.0) == (same.value, same.low, same.high)
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
     other = loss_points(flags, flags[::-1])
-    assert 0.0 == other.value
+    assert other.value == 0.0
     assert other.low < -3 < 3 < other.high
 
 
@@ -37,16 +42,16 @@ def test_loss_interval_has_the_width_that_theory_gives() -> None:
     """10 of 1,000 lost and none won: standard deviation √(0.01 · 0.99 / 1000) = 0.315 points."""
     reference = np.ones(1000, bool)
     loss = loss_points(reference, np.arange(1000) >= 10)
-    assert 1.0 == pytest.approx(loss.value)
-    assert 0.315 * 2 * 1.96 == pytest.approx(loss.high - loss.low, rel=0.15)
+    assert pytest.approx(loss.value) == 1.0
+    assert pytest.approx(loss.high - loss.low, rel=0.15) == 0.315 * 2 * 1.96
 
 
 def test_agreement_and_divergence() -> None:
     """Equal logits agree and do not diverge; a shift of all logits changes nothing; known KL of two coins."""
     logits = np.array([[2.0, 1.0], [0.0, 3.0]])
-    assert 100.0 == agreement(logits, logits + 5).value
-    assert 0.0 == pytest.approx(divergence(logits, logits + 5))
-    assert 50.0 == agreement(logits, np.array([[2.0, 1.0], [3.0, 0.0]])).value
+    assert agreement(logits, logits + 5).value == 100.0
+    assert pytest.approx(divergence(logits, logits + 5)) == 0.0
+    assert agreement(logits, np.array([[2.0, 1.0], [3.0, 0.0]])).value == 50.0
     fair, biased = np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]])
     assert 0.5 * np.log(2) + 0.5 * np.log(2 / 3) == pytest.approx(divergence(fair, biased))
 

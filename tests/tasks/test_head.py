@@ -84,8 +84,8 @@ def test_top_is_the_softmax_of_the_best_labels(stack: HeadStack) -> None:
 def test_each_row_gets_what_it_asked_for(stack: HeadStack) -> None:
     """Tasks, their order and the number of labels differ by row; none is fine too."""
     results = stack.top(features(4), [1, 2, 20, 1], [["food", "pets"], ["colours"], ["pets"], []])
-    assert [["food", "pets"], ["colours"], ["pets"], []] == [[result.task for result in row] for row in results]
-    assert [[1, 1], [2], [3], []] == [[len(result.labels) for result in row] for row in results]
+    assert [[result.task for result in row] for row in results] == [["food", "pets"], ["colours"], ["pets"], []]
+    assert [[len(result.labels) for result in row] for row in results] == [[1, 1], [2], [3], []]
 
 
 def test_rows_do_not_depend_on_their_batch(stack: HeadStack) -> None:
@@ -103,7 +103,7 @@ def test_head_with_weights_that_are_not_finite_is_left_out() -> None:
     stack = HeadStack([head("pets"), bad, head("colours")])
     results = {result.task: result for result in stack.top(features(1))[0]}
     assert "head food has weights that are not finite" in results["food"].error
-    assert [] == results["food"].labels
+    assert results["food"].labels == []
     assert HeadStack([head("pets")]).top(features(1))[0][0] == results["pets"]
     assert {"food"} == set(stack.failed)
 
@@ -130,13 +130,13 @@ def test_other_head_that_fails_is_taken_out(gives: object, message: str) -> None
     """Whatever a plugin's head does, its task reports it by name and the others go on."""
     stack = HeadStack([head("pets"), OtherHead(gives=gives)])
     pets, other = stack.top(features(1))[0]
-    assert (1, "") == (len(pets.labels), pets.error)
+    assert (len(pets.labels), pets.error) == (1, "")
     assert message in other.error
 
 
 def test_other_kinds_of_heads_are_served_beside_linear_ones() -> None:
     stack = HeadStack([OtherHead(), head("pets")])
-    assert "near" == stack.top(features(1))[0][0].labels[0].name
+    assert stack.top(features(1))[0][0].labels[0].name == "near"
 
 
 def test_row_whose_features_are_not_finite_fails_alone(stack: HeadStack) -> None:
@@ -144,23 +144,25 @@ def test_row_whose_features_are_not_finite_fails_alone(stack: HeadStack) -> None
     pooled = features(3)
     pooled[1, 5] = np.nan
     results = stack.top(pooled)
-    assert ["", "features of small are not finite for this frame", ""] == [row[0].error for row in results]
-    assert {} == stack.failed
+    assert [row[0].error for row in results] == ["", "features of small are not finite for this frame", ""]
+    assert stack.failed == {}
 
 
 def test_task_that_is_not_here(stack: HeadStack) -> None:
-    assert "no task birds on small: known are pets, food, colours" == stack.top(features(1), 1, [["birds"]])[0][0].error
+    assert stack.top(features(1), 1, [["birds"]])[0][0].error == "no task birds on small: known are pets, food, colours"
 
 
 def test_infos_are_what_a_server_offers(stack: HeadStack) -> None:
-    assert [("pets", "small", 3), ("food", "small", 20), ("colours", "small", 7)] == [
-        (info.name, info.backbone, info.classes) for info in stack.infos()
+    assert [(info.name, info.backbone, info.classes) for info in stack.infos()] == [
+        ("pets", "small", 3),
+        ("food", "small", 20),
+        ("colours", "small", 7),
     ]
 
 
 def test_stack_without_heads_answers_nothing() -> None:
     stack = HeadStack([], backbone="small", feature_width=WIDTH)
-    assert [[], []] == stack.top(features(2))
+    assert stack.top(features(2)) == [[], []]
 
 
 @pytest.mark.parametrize(
@@ -211,9 +213,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_heads_of_a_bundle(bundle: Bundle) -> None:
     """The backbone's own classifier first, then the bundle's heads with the catalogue's labels."""
     heads = bundle_heads(bundle, NullEngine())
-    assert ["imagenet1k", "cifar100", "flowers102", "food101"] == [one.name for one in heads]
-    assert ["tench", "apple", "pink primrose", "apple pie"] == [one.labels[0] for one in heads]
-    assert 4 == len(HeadStack(heads).top(np.zeros((1, 8), np.float32))[0])
+    assert [one.name for one in heads] == ["imagenet1k", "cifar100", "flowers102", "food101"]
+    assert [one.labels[0] for one in heads] == ["tench", "apple", "pink primrose", "apple pie"]
+    assert len(HeadStack(heads).top(np.zeros((1, 8), np.float32))[0]) == 4
 
 
 def test_head_with_unknown_labels_is_named(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -222,4 +224,4 @@ def test_head_with_unknown_labels_is_named(tmp_path_factory: pytest.TempPathFact
     with pytest.raises(BundleError, match="head birds names label set 'birds'"):
         bundle_heads(strange, NullEngine())
     labels = {"birds": [f"bird {i}" for i in range(10)]}
-    assert "bird 0" == bundle_heads(strange, NullEngine(), labels=labels)[1].labels[0]
+    assert bundle_heads(strange, NullEngine(), labels=labels)[1].labels[0] == "bird 0"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy")
-
 from pipeline.errors import ConfigError, InputError
 from tasks.probe import PENALTIES, Scaling, fit_probe, fold_rows, log_losses
+
+pytest.importorskip("scipy")
 
 
 def blobs(
@@ -39,8 +39,8 @@ def test_matches_the_known_posterior() -> None:
     labels = np.repeat([0, 1], 20_000)
     features = (rng.standard_normal(40_000) + np.where(labels == 1, 1.0, -1.0)).astype(np.float32)[:, None]
     probe = fit_probe(features, labels, classes=2, penalties=[1e-6])
-    assert 2.0 == pytest.approx(float(probe.weight[1, 0] - probe.weight[0, 0]), abs=0.08)
-    assert 0.0 == pytest.approx(float(probe.bias[1] - probe.bias[0]), abs=0.05)
+    assert pytest.approx(float(probe.weight[1, 0] - probe.weight[0, 0]), abs=0.08) == 2.0
+    assert pytest.approx(float(probe.bias[1] - probe.bias[0]), abs=0.05) == 0.0
 
 
 def test_more_noise_wants_a_stronger_penalty() -> None:
@@ -67,7 +67,7 @@ def test_class_without_examples_is_allowed() -> None:
     """It is never the answer."""
     features, labels = blobs(20)
     probe = fit_probe(features, labels, classes=6)
-    assert 6 == len(probe.bias)
+    assert len(probe.bias) == 6
     assert 5 not in probe.logits(features).argmax(axis=1)
 
 
@@ -112,9 +112,9 @@ def test_folds_keep_groups_together_and_spread_classes() -> None:
     held = np.zeros(20, int)
     for learn, out in fold_rows(labels, 5, groups_M=groups):
         assert not set(groups[learn]) & set(groups[out])
-        assert 2 == len(set(labels[out]))
+        assert len(set(labels[out])) == 2
         held += out
-    assert [1] * 20 == held.tolist()
+    assert held.tolist() == [1] * 20
 
 
 def test_scaling_folds_into_the_weights() -> None:

@@ -34,8 +34,8 @@ def plugin(target: str) -> EntryPoint:
 
 def test_catalogue_tasks_are_known() -> None:
     assert {"imagenet1k", "food101", "cifar100", "flowers102"} <= set(known_tasks())
-    assert "Food-101" == find_task("food101").title
-    assert ["food101"] == list_tasks("food*")
+    assert find_task("food101").title == "Food-101"
+    assert list_tasks("food*") == ["food101"]
 
 
 def test_unknown_task() -> None:
@@ -47,7 +47,7 @@ def test_unknown_task() -> None:
 def test_plugin_brings_a_task(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Task or a function that makes one."""
     monkeypatch.setattr(EntryPoint, "load", lambda self: globals()[self.value.partition(":")[2]])
-    assert BIRDS == load_tasks([plugin(target)])["birds"]
+    assert load_tasks([plugin(target)])["birds"] == BIRDS
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,9 @@ def test_a_provider_that_this_runtime_lacks_is_named(monkeypatch: pytest.MonkeyP
 
 def test_a_damaged_graph_is_an_engine_error_of_one_line() -> None:
     """No traceback of the runtime's own."""
-    with pytest.raises(EngineError, match=r"encoder stem runs on none of cpu: edge/analysis.onnx does not load") as info:
+    with pytest.raises(
+        EngineError, match=r"encoder stem runs on none of cpu: edge/analysis.onnx does not load"
+    ) as info:
         FrameEncoder(Files(**{"analysis.onnx": b"not a graph"}), provider="cpu")
     assert "\n" not in str(info.value)
 
