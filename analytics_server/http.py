@@ -5,6 +5,8 @@
     GET  /metrics            Prometheus
     GET  /api/v1/load        {"streams": {"active": n}, "queue_age_ms_p95": x}: what autoscalers read
     GET  /api/v1/tasks       what is served
+    POST /api/v1/tasks       one more head, as multipart form: head (TOML) and arrays (safetensors), see heads.py
+    DELETE /api/v1/tasks/N   head N goes; ?backbone=NAME where it is not on the default one
     GET  /api/v1/sessions    who is connected, and the counts of their frames
     POST /api/v1/drain       say Goodbye to every edge and end ({"peer": URL} sends them there)
 
@@ -25,7 +27,8 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from analytics_server.metrics import CONTENT_TYPE
-from pipeline.errors import ConfigError, TransportError
+from pipeline import limits
+from pipeline.errors import ConfigError, FrankenError, TransportError
 from pipeline.transports.base import is_loopback
 
 _OPEN_PATHS = ("/healthz", "/readyz")
@@ -35,7 +38,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Admin(Protocol):
-    """What the admin interface needs of the server. All of it may be called from any thread and returns at once."""
+    """What the admin interface needs of the server. All of it may be called from any thread."""
 
     def health(self) -> dict[str, Any]: ...
     def readiness(self) -> dict[str, Any]: ...
@@ -44,6 +47,8 @@ class Admin(Protocol):
     def session_table(self) -> list[dict[str, Any]]: ...
     def metrics_text(self) -> bytes: ...
     def request_drain(self, peer: str = "") -> None: ...
+    def add_head(self, toml: bytes, arrays: bytes) -> dict[str, Any]: ...
+    def remove_head(self, name: str, backbone: str = "") -> None: ...
 
 
 class HttpAdmin:
@@ -88,7 +93,7 @@ class HttpAdmin:
 
     def application(self) -> web.Application:
         """The routes, also for tests without a socket."""
-        app = web.Application(middlewares=[self._refuse_browsers, self._authorise], client_max_size=1 << 20)
+        app = web.Application(middlewares=[self._refuse_browsers, self._authorise], client_max_size=limits.BUNDLE_FILE_BYTES_MAX)
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -96,6 +101,8 @@ class HttpAdmin:
                 web.get("/metrics", self._metrics),
                 web.get("/api/v1/load", self._load),
                 web.get("/api/v1/tasks", self._tasks),
+                web.post("/api/v1/tasks", self._add_head),
+                web.delete("/api/v1/tasks/{name}", self._remove_head),
                 web.get("/api/v1/sessions", self._sessions),
                 web.post("/api/v1/drain", self._drain),
             ]
@@ -153,6 +160,30 @@ class HttpAdmin:
 
     async def _tasks(self, request: web.Request) -> web.StreamResponse:
         return web.json_response({"tasks": self._admin.task_table()})
+
+    async def _add_head(self, request: web.Request) -> web.StreamResponse:
+        parts: dict[str, bytes] = {}
+        try:
+            form = await request.post()
+        except ValueError as error:
+            return web.json_response({"error": f"the body is no form: {error}"}, status=400)
+        for name in ("head", "arrays"):
+            field = form.get(name)
+            if field is None:
+                return web.json_response({"error": f"the form has no {name}: send head and arrays"}, status=400)
+            parts[name] = field.file.read() if isinstance(field, web.FileField) else bytes(str(field), "utf-8")
+        try:
+            row = await asyncio.to_thread(self._admin.add_head, parts["head"], parts["arrays"])
+        except FrankenError as error:
+            return web.json_response({"error": str(error)}, status=422)
+        return web.json_response(row, status=201)
+
+    async def _remove_head(self, request: web.Request) -> web.StreamResponse:
+        try:
+            self._admin.remove_head(request.match_info["name"], request.query.get("backbone", ""))
+        except FrankenError as error:
+            return web.json_response({"error": str(error)}, status=404)
+        return web.Response(status=204)
 
     async def _sessions(self, request: web.Request) -> web.StreamResponse:
         return web.json_response({"sessions": self._admin.session_table()})

@@ -18,6 +18,7 @@ import structlog
 from analytics_server.batcher import Batcher
 from analytics_server.credit import credit_window
 from analytics_server.decoding import Decoding
+from analytics_server.heads import read_head, with_head, without_head
 from analytics_server.http import HttpAdmin
 from analytics_server.lane import EngineLane
 from analytics_server.metrics import ServerMetrics
@@ -96,6 +97,7 @@ class Server:
         self._lanes: dict[str, EngineLane] = {}
         self._transports: list[ServerTransport] = []
         self._credit_due_at = 0.0
+        self._heads_lock = threading.Lock()
         self._offer: TaskOffer
         self._decoding: Decoding
         self._sessions: Sessions | None = None
@@ -287,6 +289,25 @@ class Server:
         self.drain_peer = peer
         self.state = "draining" if self.state == "ready" else self.state
         self.drain_requested.set()
+
+    def add_head(self, toml: bytes, arrays: bytes) -> dict[str, Any]:
+        """Serve one more head, or a newer one, from now on; see heads.py. Raises BundleError."""
+        widths = {tag: lane.engine.feature_width for tag, lane in self._lanes.items()}
+        tag_of = {name: one.tag for one in self.bundle.backbones for name in (one.tag, one.alias)}
+        head = read_head(toml, arrays, tag_of=tag_of, widths=widths)
+        with self._heads_lock:
+            self.replace_heads(head.backbone, with_head(self._lanes[head.backbone].heads, head))
+        log.info("head added", task=head.name, backbone=head.backbone, classes=len(head.labels), version=head.version)
+        return {"name": head.name, "backbone": head.backbone, "classes": len(head.labels), "version": head.version}
+
+    def remove_head(self, name: str, backbone: str = "") -> None:
+        """Stop serving a head; sessions that still ask for it are told so in their results. Raises FrankenError."""
+        tag = self.bundle.backbone(backbone).tag if backbone else self._offer.default_backbone
+        if tag not in self._lanes:
+            raise ConfigError(f"backbone {backbone!r} is not served here: choose one of {', '.join(self._lanes)}")
+        with self._heads_lock:
+            self.replace_heads(tag, without_head(self._lanes[tag].heads, name))
+        log.info("head removed", task=name, backbone=tag)
 
     def _handles(self) -> list[SessionHandle]:
         return [handle for transport in list(self._transports) for handle in transport.handles()]

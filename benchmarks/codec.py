@@ -81,7 +81,7 @@ def measure(name: str, rng: np.random.Generator, frames: int) -> dict[str, Any]:
     """Figures of one variant."""
     intra, inter = VARIANTS[name]
     contexts = Contexts(intra=(intra,) * len(LAYERS), inter=None if inter is None else (inter,) * len(LAYERS))
-    points = (OperatingPoint("standard", np.ones(CHANNELS), np.zeros(CHANNELS)),)
+    points = (OperatingPoint("standard", np.ones(CHANNELS, np.float32), np.zeros(CHANNELS, np.float32)),)
     codec = LatentCodec(LatentSpec(CHANNELS, 8, LAYERS, points, contexts), tables(contexts), coder="c")
     clips = [sample_pair(rng) for _ in range(16)]
     encoded: list[Coded] = []
@@ -124,7 +124,7 @@ def tables(contexts: Contexts) -> EntropyModel:
 
     def laplace(scale: float) -> NDArray[np.float64]:
         tail = 0.5 * np.exp(-np.abs(edges) / scale)
-        return np.diff(np.where(edges < 0, tail, 1 - tail)) + 1e-7
+        return np.asarray(np.diff(np.where(edges < 0, tail, 1 - tail)) + 1e-7)
 
     def rows(terms: Kind) -> list[ChannelPmf]:
         count = kinds.context_count(terms)

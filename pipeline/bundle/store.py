@@ -28,6 +28,7 @@ from pipeline.bundle.manifest import (
     parse_manifest,
     parse_toml,
 )
+from pipeline.bundle.tensors import Float32, head_arrays
 from pipeline.codec.contexts import Contexts, parse_contexts
 from pipeline.codec.entropy_model import EntropyModel
 from pipeline.codec.latent_codec import LatentCodec, LatentSpec
@@ -160,23 +161,10 @@ class Bundle(EdgeBundle):
         tag = self.backbone(backbone).tag
         return tuple(head for head in self._heads if head.backbone == tag)
 
-    def head_arrays(self, head: HeadEntry) -> tuple[np.ndarray, np.ndarray]:
+    def head_arrays(self, head: HeadEntry) -> tuple[Float32, Float32]:
         """`weight` float32 (N, D) and `bias` float32 (N,) of a head. Raises BundleError if they do not fit it."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        try:
-            arrays = load(self.read(head.arrays_path))
-            weight, bias = arrays["weight"], arrays["bias"]
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise BundleError(f"{head.arrays_path} does not read: {error}: make the head again") from None
-        expected = (head.classes, self.backbone(head.backbone).pooled_width)
-        if weight.shape != expected or bias.shape != expected[:1]:
-            raise BundleError(
-                f"{head.arrays_path}: weight {weight.shape} and bias {bias.shape} do not fit {expected[0]} classes and "
-                f"{expected[1]} features: make the head for this backbone"
-            )
-        return weight.astype(np.float32), bias.astype(np.float32)
+        shape = (head.classes, self.backbone(head.backbone).pooled_width)
+        return head_arrays(self.read(head.arrays_path), shape=shape, path=head.arrays_path)
 
     @property
     def paths(self) -> tuple[str, ...]:

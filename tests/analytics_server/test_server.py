@@ -7,7 +7,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from analytics_server.server import Server
 from pipeline.bundle import Bundle
@@ -162,6 +164,76 @@ def test_drain_over_http(server: Server) -> None:
     assert server.drain_peer == "tcp://127.0.0.1:1"
     assert get(server, "/readyz")[0] == 503
     assert get(server, "/api/v1/drain", body=b"[")[0] == 400
+
+
+def form(**parts: bytes) -> bytes:
+    """A multipart form with boundary `edge`."""
+    lines = [
+        b'--edge\r\nContent-Disposition: form-data; name="%b"; filename="x"\r\n\r\n%b\r\n' % (name.encode(), data)
+        for name, data in parts.items()
+    ]
+    return b"".join(lines) + b"--edge--\r\n"
+
+
+def post_head(server: Server, **parts: bytes) -> tuple[int, bytes]:
+    headers = {"Content-Type": "multipart/form-data; boundary=edge"}
+    request = urllib.request.Request(server.http_url + "/api/v1/tasks", data=form(**parts), headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+HEAD = b'task = "birds"\nbackbone = "null"\nclasses = 2\nlabels = "birds"\nnames = ["jay", "wren"]\n'
+
+
+def arrays(classes: int = 2, width: int = 8) -> bytes:
+    weight = np.zeros((classes, width), np.float16)
+    return bytes(save({"weight": weight, "bias": np.arange(classes, dtype=np.float16)}))
+
+
+def test_heads_come_and_go(server: Server, null_bundle: Bundle) -> None:
+    """A head is uploaded, answers, and is removed again; the edge needs nothing but its name."""
+    status, body = post_head(server, head=HEAD, arrays=arrays())
+    assert (status, json.loads(body)) == (201, {"name": "birds", "backbone": "null", "classes": 2, "version": 1})
+    with StreamingEdge(server.urls[0], null_bundle, tasks=("birds",)) as edge:
+        result = edge.wait_ended(edge.send())
+        assert isinstance(result, Answered)
+        assert result.tasks[0].labels[0].name == "wren"
+        request = urllib.request.Request(server.http_url + "/api/v1/tasks/birds", method="DELETE")
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert response.status == 204
+        result = edge.wait_ended(edge.send())
+        assert isinstance(result, Answered)
+        assert "there is no task birds on null" in result.tasks[0].error
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "line"),
+    [
+        ({"head": HEAD}, 400, "the form has no arrays"),
+        ({"head": b"task = [", "arrays": b""}, 422, "head does not read"),
+        ({"head": HEAD, "arrays": b"junk"}, 422, "heads/birds.null.safetensors does not read"),
+        ({"head": HEAD, "arrays": arrays(width=9)}, 422, "weight (2, 9) and bias (2,) do not fit 2 classes and 8 features"),
+        ({"head": HEAD.replace(b'"null"', b'"resnet"'), "arrays": arrays()}, 422, "served are null, null2"),
+        ({"head": HEAD.replace(b', "wren"', b""), "arrays": arrays()}, 422, "has 2 classes and 1 labels"),
+        ({"head": HEAD.replace(b'names = ["jay", "wren"]', b""), "arrays": arrays()}, 422, "or list them as `names`"),
+    ],
+)
+def test_head_that_does_not_fit(server: Server, parts: dict[str, bytes], status: int, line: str) -> None:
+    """A bad head is refused with what is wrong; what is served stays."""
+    got, body = post_head(server, **parts)
+    assert (got, line in json.loads(body)["error"]) == (status, True), body
+    assert len(server.task_table()) == 8
+
+
+def test_pages_of_other_sites_cannot_stop_the_server(server: Server) -> None:
+    """A browser on this machine may show anything; its pages get no say here."""
+    request = urllib.request.Request(server.http_url + "/api/v1/drain", data=b"", headers={"Origin": "http://evil"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(request, timeout=10)
+    assert not server.drain_requested.is_set()
 
 
 def test_admin_token(null_bundle: Bundle) -> None:

@@ -1,0 +1,151 @@
+"""The server's sessions: who is welcome, what becomes of their frames and wishes. Runs on the transports' threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import structlog
+
+from analytics_server.decoding import Decoding
+from analytics_server.metrics import ServerMetrics
+from analytics_server.offer import TaskOffer
+from analytics_server.work import FrameWork, Handle, SessionState
+from pipeline import limits
+from pipeline.bundle import Bundle
+from pipeline.errors import FrankenError
+from pipeline.transports.base import SessionHandle
+from pipeline.wire import PeerInfo, ServerOffer, ServerSession
+from pipeline.wire.events import (
+    BundleRequested,
+    Closed,
+    Disconnected,
+    FrameDropped,
+    FrameReceived,
+    JpegReceived,
+    ServerEvent,
+    SessionOpened,
+    TasksWanted,
+)
+
+log = structlog.get_logger(__name__)
+
+VERSION_TEXT = "frankenstream server"
+_TRUSTED_TRANSPORTS = ("ipc", "memory")
+
+
+class Sessions:
+    """Every session of one server, whichever transport it is on. A session's events come one after the other."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        offer: TaskOffer,
+        decoding: Decoding,
+        metrics: ServerMetrics,
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._bundle = bundle
+        self._offer = offer
+        self._decoding = decoding
+        self._metrics = metrics
+        self._random = random
+        self._states: dict[str, SessionState] = {}
+        self._packed_edge: bytes | None = None
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    @property
+    def under_way(self) -> int:
+        """Frames between receipt and answer, of all sessions. Thread-safe."""
+        return sum(state.under_way for state in list(self._states.values()))
+
+    def make_session(self, peer: PeerInfo) -> ServerSession:
+        """A new session for a peer that the transport let in."""
+        offer = ServerOffer(
+            codec_id=self._bundle.codec_id,
+            bundle_id=self._bundle.bundle_id,
+            resolve_tasks=self._offer.resolve,
+            server=VERSION_TEXT,
+            reference_window=limits.REFERENCE_WINDOW if self._decoding.codec.takes_references else 0,
+            hands_out_bundle=bool(peer.key) or peer.transport in _TRUSTED_TRANSPORTS,
+        )
+        session = ServerSession(offer, random=self._random)
+        state = SessionState(session.session_id, session.reference_epoch)
+        state.transport = peer.transport
+        self._states[state.session_id] = state
+        return session
+
+    def on_event(self, handle: SessionHandle, event: ServerEvent) -> None:
+        """What a session tells its owner."""
+        state = self._states.get(handle.id)
+        if state is None:
+            return
+        match event:
+            case FrameReceived():
+                self._take(handle, state, event, "latent", event.bitstream)
+            case JpegReceived():
+                self._take(handle, state, event, "picture", event.image)
+            case FrameDropped():
+                work = state.end(event.frame)
+                if work is not None:
+                    work.cancel(event.cause)
+            case SessionOpened():
+                self._opened(state, event)
+            case TasksWanted():
+                self._set_tasks(handle, state, event)
+            case BundleRequested():
+                self._send_bundle_part(handle, event)
+            case Disconnected():
+                log.info("session disconnected", session=handle.id, reason=event.reason)
+            case Closed():
+                del self._states[handle.id]
+                log.info("session closed", session=handle.id, reason=event.reason, detail=event.detail,
+                         received=handle.session.account.entered, answered=handle.session.account.answered,
+                         dropped=handle.session.account.dropped)  # fmt: skip
+
+    def _take(
+        self,
+        handle: Handle,
+        state: SessionState,
+        event: FrameReceived | JpegReceived,
+        kind: Literal["latent", "picture"],
+        payload: bytes,
+    ) -> None:
+        self._metrics.received(kind, len(payload))
+        work = FrameWork(
+            handle=handle, session=state, frame=event.frame, kind=kind, payload=payload, received_at=event.received_at,
+            deadline=event.deadline, outcome=self._metrics, tasks=state.tasks, top_k=state.top_k,
+        )  # fmt: skip
+        state.begin(work)
+        self._decoding.add(work)
+
+    def _opened(self, state: SessionState, event: SessionOpened) -> None:
+        state.tasks, state.top_k = event.tasks, event.top_k
+        state.client, state.lossless = event.client, event.lossless
+        self._metrics.opened(resumed=event.resumed)
+        log.info("session resumed" if event.resumed else "session opened", session=event.session, client=event.client,
+                 transport=state.transport, tasks=[task.name for task in event.tasks])  # fmt: skip
+
+    def _set_tasks(self, handle: SessionHandle, state: SessionState, event: TasksWanted) -> None:
+        error = ""
+        try:
+            _, state.tasks = self._offer.resolve(event.tasks, handle.session.backbone)
+            state.top_k = event.top_k
+        except FrankenError as refusal:
+            error = str(refusal)
+        tasks, top_k = state.tasks, state.top_k
+        handle.call(lambda session, now: session.set_tasks(tasks, error, now, top_k=top_k))
+
+    def _send_bundle_part(self, handle: SessionHandle, event: BundleRequested) -> None:
+        codec_id = self._bundle.codec_id
+        if event.codec_id != codec_id:
+            detail = f"codec {event.codec_id[:12]} was asked for, this server has {codec_id[:12]}"
+            handle.call(lambda session, now: session.goodbye("codec", detail, now))
+            return
+        if self._packed_edge is None:
+            self._packed_edge = self._bundle.pack_edge()
+        packed = self._packed_edge
+        part = packed[event.offset : event.offset + limits.BUNDLE_PART_BYTES]
+        handle.call(lambda session, now: session.send_bundle_part(codec_id, event.offset, len(packed), part, now))

@@ -1,0 +1,139 @@
+"""Counts tables from data: symbols of many frames in, an entropy model out.
+
+Each context of a channel gets its own counts, mixed with the channel's as a whole (`pooling`), so that a rare context
+costs nothing (context dilution). A channel gets a skip flag where that saves bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.codec.contexts import Contexts, SetName, context_values
+from pipeline.codec.entropy_model import PRECISION_DEFAULT, ChannelPmf, EntropyModel
+from pipeline.codec.quantisation import Symbols
+
+COUNTED_MAGNITUDE: Final = 127
+"""Symbols beyond this count as escapes."""
+_UNSEEN: Final = 0.02
+"""Weight of a symbol that was never seen, beside counts; falls by half a step further out."""
+_UNSEEN_ESCAPE: Final = 0.05
+
+Counts = NDArray[np.float64]
+"""float64 [contexts, 2 · COUNTED_MAGNITUDE + 2]; the last one is escape."""
+
+
+class TableCounter:
+    """Counts symbols of one codec: `add` frames, then `model`."""
+
+    def __init__(self, layers: Sequence[int], points: int, contexts: Contexts) -> None:
+        contexts.check(layers)
+        self._contexts = contexts
+        self._layer_of = np.repeat(np.arange(len(layers)), layers)
+        self._first = np.concatenate([[0], np.cumsum(layers)])
+        self._points = points
+        names: tuple[SetName, ...] = ("intra",) if contexts.inter is None else ("intra", "inter")
+        self._sets = {name: [self._empty(name) for _ in range(points)] for name in names}
+
+    def add(
+        self, symbols_CHW: Symbols, point: int, *, reference: Symbols | None = None, fill: ArrayLike | None = None
+    ) -> None:
+        """Count a frame, int16 [C, H, W]; with a reference, into the inter set. `fill` [C]: what intra skips hold."""
+        counted = self._sets["intra" if reference is None else "inter"][point]
+        fills = np.zeros(len(self._layer_of), np.int16) if fill is None else np.asarray(fill)
+        for channel, channel_HW in enumerate(symbols_CHW):
+            own_reference = None if reference is None else reference[channel]
+            context = self._context(symbols_CHW, channel, own_reference)
+            predicted = fills[channel] if own_reference is None else own_reference
+            counted[channel].add(channel_HW, context, predicted=bool((channel_HW == predicted).all()))
+
+    def model(
+        self,
+        *,
+        fill: ArrayLike | None = None,
+        pooling: float = 50.0,
+        skips: bool = True,
+        precision: int = PRECISION_DEFAULT,
+    ) -> EntropyModel:
+        """Integer tables. `pooling` is how many symbols' worth of the whole channel each context starts with."""
+        pmfs: dict[SetName, list[list[ChannelPmf]]] = {}
+        shares: dict[SetName, list[list[float]]] = {}
+        for name, rows in self._sets.items():
+            made = [[channel.tables(pooling, skips=skips) for channel in row] for row in rows]
+            pmfs[name] = [[pmf for pmf, _ in row] for row in made]
+            shares[name] = [[share for _, share in row] for row in made]
+        return EntropyModel.from_probabilities(
+            pmfs["intra"],
+            inter=pmfs.get("inter"),
+            fill=fill,
+            skip_intra=shares["intra"],
+            skip_inter=shares.get("inter"),
+            precision=precision,
+        )
+
+    def _empty(self, name: SetName) -> list[_ChannelCounts]:
+        return [_ChannelCounts(self._contexts.count(name, int(layer))) for layer in self._layer_of]
+
+    def _context(self, symbols_CHW: Symbols, channel: int, own_reference: Symbols | None) -> NDArray[np.intp]:
+        layer = int(self._layer_of[channel])
+        terms = self._contexts.terms("intra" if own_reference is None else "inter", layer)
+        in_layer = channel - int(self._first[layer])
+        return context_values(terms, in_layer, symbols_CHW[channel], symbols_CHW, own_reference)
+
+
+class _ChannelCounts:
+    """Counts of one (operating point, set, channel), apart for frames in which the channel was its prediction."""
+
+    def __init__(self, contexts: int) -> None:
+        self._shape = contexts, 2 * COUNTED_MAGNITUDE + 2
+        self._coded = np.zeros(self._shape)
+        self._predicted = np.zeros(self._shape)
+        self._frames = 0
+        self._predicted_frames = 0
+
+    def add(self, symbols_HW: Symbols, context_HW: NDArray[np.intp], *, predicted: bool) -> None:
+        bins = symbols_HW.astype(np.int64) + COUNTED_MAGNITUDE
+        bins = np.where((bins < 0) | (bins > 2 * COUNTED_MAGNITUDE), 2 * COUNTED_MAGNITUDE + 1, bins)
+        flat = (context_HW * self._shape[1] + bins).reshape(-1)
+        counts = np.bincount(flat, minlength=self._shape[0] * self._shape[1]).reshape(self._shape)
+        self._frames += 1
+        if predicted:
+            self._predicted += counts
+            self._predicted_frames += 1
+        else:
+            self._coded += counts
+
+    def tables(self, pooling: float, *, skips: bool) -> tuple[ChannelPmf, float]:
+        """(probabilities, share of skips; 0: no flag), whichever costs fewer bits."""
+        together = self._coded + self._predicted
+        without_flag = _smoothed(together, pooling)
+        share = self._predicted_frames / max(1, self._frames)
+        if skips and share > 0:
+            share = min(share, 1 - 0.5 / self._frames)
+            with_flag = _smoothed(self._coded, pooling)
+            flag_bits = -self._frames * (share * np.log2(share) + (1 - share) * np.log2(1 - share))
+            if _bits(self._coded, with_flag) + flag_bits < _bits(together, without_flag):
+                return _pmf(with_flag), share
+        return _pmf(without_flag), 0.0
+
+
+def _smoothed(counts: Counts, pooling: float) -> Counts:
+    """Probabilities of each context: its counts, `pooling` symbols of the channel's, a trace of the unseen."""
+    distance = np.abs(np.arange(counts.shape[1] - 1) - COUNTED_MAGNITUDE)
+    whole = counts.sum(axis=0)
+    whole[:-1] += _UNSEEN * 0.5 ** np.minimum(distance, 40)
+    whole[-1] += _UNSEEN_ESCAPE
+    mixed = counts + pooling * whole / whole.sum()
+    smoothed: Counts = mixed / mixed.sum(axis=1, keepdims=True)
+    return smoothed
+
+
+def _bits(counts: Counts, probabilities: Counts) -> float:
+    return float(-(counts * np.log2(probabilities)).sum())
+
+
+def _pmf(probabilities: Counts) -> ChannelPmf:
+    return ChannelPmf(-COUNTED_MAGNITUDE, probabilities[:, :-1], probabilities[:, -1])
