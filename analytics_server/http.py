@@ -93,7 +93,9 @@ class HttpAdmin:
 
     def application(self) -> web.Application:
         """The routes, also for tests without a socket."""
-        app = web.Application(middlewares=[self._refuse_browsers, self._authorise], client_max_size=limits.BUNDLE_FILE_BYTES_MAX)
+        app = web.Application(
+            middlewares=[self._refuse_browsers, self._authorise], client_max_size=limits.BUNDLE_FILE_BYTES_MAX
+        )
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),

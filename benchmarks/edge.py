@@ -331,7 +331,7 @@ def measure_local(bundle: Bundle, name: str, frames: int) -> dict[str, float]:
 
     backbone = bundle.backbone(name)
     engine = OnnxEngine(EngineCache().exported(bundle, backbone), backbone.tag, threads=1)
-    heads = HeadStack(bundle_heads(bundle, backbone.tag, engine.classifier()), backbone=backbone.tag)
+    heads = HeadStack(bundle_heads(bundle, engine), backbone=backbone.tag)
     pictures = sample_pictures(None, bundle)
     preprocess = Preprocessor(preprocess_spec(bundle.edge_spec))
     times = Times()

@@ -30,6 +30,7 @@ from rich.table import Table
 from pipeline.bundle import Bundle, HeadEntry, write_bundle
 from pipeline.datasets import Dataset, Item, open_dataset
 from pipeline.errors import InputError
+from pipeline.runtime.encoder import FrameEncoder
 from pipeline.runtime.engine import Engine
 from tasks.catalogue import load_catalogue
 from tasks.evaluate import Estimate, accuracy, agreement, loss_points
@@ -103,7 +104,9 @@ def train_heads(
     missing.
     """
     say = on_progress or (lambda what, done, total: None)
-    route = CodecRoute(bundle, operating_point=operating_point)
+    # fp32, so that heads do not depend on what is faster on this machine.
+    encoder = FrameEncoder(bundle, provider="cpu", precision="fp32")
+    route = CodecRoute(bundle, operating_point=operating_point, encoder=encoder)
     trained: list[Trained] = []
     figures: list[HeadFigures] = []
     for task in tasks:

@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError
 from cyclopts.config import Env, Toml
 from rich.console import Console
 
-from pipeline.errors import FrankenError
+from pipeline.errors import ConfigError, FrankenError
 
 COMMANDS: dict[str, str] = {
     "demo": "The whole system on this machine: server, edge, a recording, four tasks.",
@@ -84,8 +84,8 @@ def run(arguments: list[str]) -> int:
 def _take_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
     if arguments[:1] != ["--config"]:
         return None, arguments
-    if len(arguments) < 2:
-        return None, arguments
+    if len(arguments) < 2 or not Path(arguments[1]).is_file():
+        raise ConfigError(f"--config needs a TOML file, {' '.join(arguments[1:2]) or 'nothing'!r} is none: check the path")
     return Path(arguments[1]), arguments[2:]
 
 

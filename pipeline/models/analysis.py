@@ -30,7 +30,7 @@ class ResidualBlock(nn.Module):
     output is signed.
 
     The skip is a 1x1 convolution where stride or width changes, the identity otherwise. FrankenSplit's released code
-    loses the first activation by mistake (REFERENCE A); the paper and we have both.
+    loses the first activation by mistake; the paper and we have both.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class FrankenSplitAnalysis(nn.Module):
 class StemAnalysis(nn.Module):
     """Our light encoder: a stride-4 stem, then two residual blocks; 123,024 parameters, 0.105 GMAC at 224 x 224.
 
-    Almost all of the paper's encoder's work is at 1/2 resolution; a 5x5 stem with stride 4 skips it (LIBS chapter 3:
-    3 to 4 times faster on CPUs).
+    Almost all of the paper's encoder's work is at 1/2 resolution; a 5x5 stem with stride 4 skips it (3 to 4
+    times faster on CPUs).
     """
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@
 A ``CutBackbone`` never changes its model. ``classifier(tail(head_part(image)))`` is bit-exact with the model's own
 forward pass, and so serves both the streamed features (g_s output into ``tail``) and unmodified clients (JPEG into
 ``head_part``). timm's ``forward_features`` runs to the end of the model and cannot be entered halfway, so each
-family's stages are called one by one (timm 1.0; REFERENCE A lists cut points and feature sizes).
+family's stages are called one by one (timm 1.0; docs/training.md lists cut points and sizes).
 
 Axes: B batch, C channels, H height, W width, D pooled feature, K classes.
 """
@@ -76,6 +76,7 @@ class CutBackbone(nn.Module):
 
     mean: Tensor
     std: Tensor
+    model: Any  # a timm model; its parts have no common type
 
     def __init__(self, model: nn.Module, *, tag: str) -> None:
         super().__init__()

@@ -56,8 +56,8 @@ def export_analysis(analysis: nn.Module, file: Path, *, side: int = 224) -> None
 def quantise_analysis(float_file: Path, int8_file: Path, images: Iterable[np.ndarray]) -> None:
     """Write the static int8 form of g_a (QDQ), calibrated on ``images``: float32 [1, 3, H, W] in [0, 1].
 
-    Activations are unsigned, weights signed and per channel: the form that ONNX Runtime's x86 kernels are fast at (LIBS
-    chapter 3). Only convolutions are quantised; the sums after them, and so the latent, stay float32, because a latent
+    Activations are unsigned, weights signed and per channel: the form that ONNX Runtime's x86 kernels are fast at
+    Only convolutions are quantised; the sums after them, and so the latent, stay float32, because a latent
     of 8 bits would cost as much accuracy as the codec's own quantiser.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static

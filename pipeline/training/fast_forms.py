@@ -55,7 +55,7 @@ def training_form(backbone: CutBackbone) -> CutBackbone:
             if isinstance(child, nn.Conv2d) and child.groups == child.in_channels > 1 and child.stride[0] > 1:
                 setattr(parent, name, _SubsampledDepthwise(child))
     fast.requires_grad_(False)
-    return fast.to(memory_format=torch.channels_last)
+    return fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 class _Float32Conv2d(nn.Conv2d):

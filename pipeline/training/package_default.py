@@ -28,6 +28,7 @@ from pipeline.models.backbones import CutBackbone, load_backbone
 from pipeline.models.export import export_analysis, export_server_graphs, quantise_analysis, save_module
 from pipeline.models.feature_codec import CHANNELS_PER_LAYER, LAYERS, FeatureCodec
 from pipeline.models.weights import WEIGHT_PACKAGES
+from pipeline.preprocess import Preprocessor, PreprocessSpec
 from pipeline.training import report
 from pipeline.training.checkpoints import load_checkpoint, load_codec
 from pipeline.training.data import PhotoSource, decode_rgb, read_photos
@@ -112,13 +113,13 @@ def read_clips(folder: Path, *, frames_max: int = 60, side: int = 224) -> Iterat
     """Each video of a folder as encoder inputs, about 10 frames a second, float32 [1, 3, side, side]."""
     import av
 
-    preprocess = report.Preprocessor(report.PreprocessSpec(side))
+    preprocess = Preprocessor(PreprocessSpec(side))
     for file in sorted(file for file in folder.iterdir() if file.suffix in {".mp4", ".mkv", ".webm", ".avi"}):
         with av.open(str(file)) as container:
             stream = container.streams.video[0]
             every = max(round(float(stream.average_rate or 30) / 10), 1)
             frames = islice(container.decode(stream), 0, frames_max * every, every)
-            yield [preprocess(frame.to_ndarray(format="rgb24")) for frame in frames]
+            yield [preprocess(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)) for frame in frames]
 
 
 # --- Figures ----------------------------------------------------------------------------------------------------
@@ -293,7 +294,7 @@ def _counting_inputs(arguments: argparse.Namespace, *, limit: int) -> Iterator[n
 
 
 def _save_points(spec: LatentSpec, file: Path) -> None:
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for point in spec.operating_points:
         arrays |= {f"gain_{point.name}": point.gain, f"offset_{point.name}": point.offset}
     np.savez(file, **arrays)

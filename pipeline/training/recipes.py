@@ -1,7 +1,7 @@
 """Training plans as data: phases over the run's progress, and the weights of the loss in each.
 
 The default plan is head distillation first (features only, rate weight ramped from near zero: a task loss from
-scratch collapses the latent, REFERENCE F), then distillation of what the unmodified backbone says, through its own
+scratch collapses the latent), then distillation of what the unmodified backbone says, through its own
 frozen tail, with truly rounded symbols, at growing resolution.
 """
 
@@ -66,9 +66,9 @@ class Recipe:
     """All that determines a run, apart from its photos and its budget.
 
     Each batch is shared out among the operating points by ``point_shares``; each step trains one backbone, drawn with
-    ``backbone_shares``. ``target_bytes`` (a frame at 224 x 224, by the learned prior; whole photos take about 20 % less than crops) steer each point's lambda: its
-    logarithm moves by ``rate_control`` times the relative excess every step. The loss is distortion + bits per pixel
-    / lambda.
+    ``backbone_shares``. ``target_bytes`` (a frame at 224 x 224, by the learned prior; whole photos take about 20 %
+    less than crops) steer each point's lambda: its logarithm moves by ``rate_control`` times the relative excess
+    every step. The loss is distortion + bits per pixel / lambda.
     """
 
     codec: CodecConfig = field(default_factory=CodecConfig)

@@ -45,6 +45,9 @@ _HANDSHAKES_FAILED_MAX = 3
 
 _monitor_numbers = itertools.count()
 
+# As plain integers: pyzmq's enums cost more than the calls that they are for.
+_EVENTS, _RCVMORE, _POLLIN = int(zmq.EVENTS), int(zmq.RCVMORE), int(zmq.POLLIN)
+
 _UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _DOWN = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
 _REFUSED = (
@@ -78,6 +81,7 @@ class ZeroMQEdge:
         self._monitor: zmq.Socket[Any] | None = None
         self._poller = zmq.Poller()
         self._up = False
+        self._polls_writable = False
         self._attempt_until = math.inf
         self._retry_at = -math.inf
         self._backoff_ms = limits.RECONNECT_MS_MIN
@@ -158,9 +162,9 @@ class ZeroMQEdge:
             if self._up and not session.uses_connection and self._pump.idle:
                 self._hang_up()
                 self._back_off()
-            else:
-                wanted = zmq.POLLIN | zmq.POLLOUT if self._up and self._pump.blocked else zmq.POLLIN
-                self._poller.register(self._socket, wanted)
+            elif self._pump.blocked != self._polls_writable:
+                self._polls_writable = self._pump.blocked
+                self._poller.register(self._socket, zmq.POLLIN | zmq.POLLOUT if self._polls_writable else zmq.POLLIN)
         if session.state == OPEN:
             self._backoff_ms = limits.RECONNECT_MS_MIN
 
@@ -185,11 +189,11 @@ class ZeroMQEdge:
                 data = socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            while socket.rcvmore:
+            while socket.getsockopt(_RCVMORE):
                 socket.recv(zmq.NOBLOCK)
                 data = b"\xc1"  # No message of this protocol has parts; this byte is never valid msgpack.
             self._pump.received(data)
-            if not int(socket.get(zmq.EVENTS)) & int(zmq.POLLIN):
+            if not int(socket.getsockopt(_EVENTS)) & _POLLIN:
                 return
 
     def _send(self, data: bytes) -> bool:
@@ -213,6 +217,7 @@ class ZeroMQEdge:
         monitor.linger = 0
         monitor.connect(address)
         self._socket, self._monitor = socket, monitor
+        self._polls_writable = False
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(monitor, zmq.POLLIN)
         self._attempt_until = now + _ATTEMPT_S

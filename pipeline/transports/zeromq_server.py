@@ -30,6 +30,9 @@ from pipeline.wire.directory import PeerInfo, SessionDirectory
 
 log = logging.getLogger("frankenstream.transports")
 
+# As plain integers: pyzmq's enums cost more than the calls that they are for.
+_EVENTS, _RCVMORE, _POLLIN = int(zmq.EVENTS), int(zmq.RCVMORE), int(zmq.POLLIN)
+
 _LINGER_MS = 200
 _STALLED_MS = 5
 _NO_MESSAGE = b"\xc1"
@@ -135,11 +138,11 @@ class ZeroMQServer:
             else:
                 frame = router.recv(zmq.NOBLOCK, copy=False)
                 data, peer = frame.bytes, self._introduce(frame)
-            while router.rcvmore:
+            while router.getsockopt(_RCVMORE):
                 router.recv(zmq.NOBLOCK)
                 data = _NO_MESSAGE
             pump.received(connection, data, peer)
-            if not int(router.get(zmq.EVENTS)) & int(zmq.POLLIN):
+            if not int(router.getsockopt(_EVENTS)) & _POLLIN:
                 return
 
     def _introduce(self, frame: zmq.Frame) -> Callable[[], PeerInfo]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 
 from pipeline.stages import SERVER_STAGES
 from pipeline.wire.messages import Result
@@ -43,43 +42,34 @@ def stages_ms(
     `sent_at` and `received_at` (of the result) are on the edge's clock; `offset_s` is the server's clock minus the
     edge's, None if not known: then what is left of the round trip is split in halves.
     """
-    stamps = [
-        micros(stamp)
-        for stamp in accumulate(
-            (
-                marks.captured_at, marks.capture_done, marks.preprocess_done, marks.analysis_done, marks.encode_done,
-                sent_at,
-            ),
-            max,
-        )
-    ]
-    away = max(0, micros(received_at) - stamps[-1])
-    server = _at_most([max(0, stage) for stage in result.stages_us], away)
+    # A stamp before its predecessor counts as that one: stages are never negative, and the sum stays whole.
+    captured = micros(marks.captured_at)
+    capture_done = max(captured, micros(marks.capture_done))
+    preprocess_done = max(capture_done, micros(marks.preprocess_done))
+    analysis_done = max(preprocess_done, micros(marks.analysis_done))
+    encode_done = max(analysis_done, micros(marks.encode_done))
+    sent = max(encode_done, micros(sent_at))
+    away = max(0, micros(received_at) - sent)
+    server = _at_most(result.stages_us, away)
     network = away - sum(server)
-    if offset_s is None:
-        uplink = network // 2
-    else:
-        uplink = min(max(0, result.received_at_us - micros(offset_s) - stamps[-1]), network)
-    capture, preprocess, analysis, entropy_encode, send_wait = (
-        later - earlier for earlier, later in pairwise(stamps)
-    )
-    micro_stages = {
-        "capture": capture,
-        "preprocess": preprocess,
-        "analysis": analysis,
-        "entropy_encode": entropy_encode,
-        "send_wait": send_wait,
-        "uplink": uplink,
-        **dict(zip(SERVER_STAGES, server, strict=True)),
-        "downlink": network - uplink,
+    uplink = network // 2 if offset_s is None else result.received_at_us - micros(offset_s) - sent
+    uplink = min(max(0, uplink), network)
+    return {
+        "capture": (capture_done - captured) / 1000.0,
+        "preprocess": (preprocess_done - capture_done) / 1000.0,
+        "analysis": (analysis_done - preprocess_done) / 1000.0,
+        "entropy_encode": (encode_done - analysis_done) / 1000.0,
+        "send_wait": (sent - encode_done) / 1000.0,
+        "uplink": uplink / 1000.0,
+        **{stage: value / 1000.0 for stage, value in zip(SERVER_STAGES, server, strict=True)},
+        "downlink": (network - uplink) / 1000.0,
     }
-    return {stage: value / 1000.0 for stage, value in micro_stages.items()}
 
 
 def _at_most(stages_us: Sequence[int], total_us: int) -> list[int]:
-    """The server's stages, cut from the end where they claim more time than the edge saw pass."""
+    """The server's stages, none negative, cut from the end where they claim more time than the edge saw pass."""
     kept, left = [], total_us
     for stage in stages_us:
-        kept.append(min(stage, left))
+        kept.append(min(max(0, stage), left))
         left -= kept[-1]
     return kept

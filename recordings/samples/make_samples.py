@@ -85,8 +85,8 @@ CLIPS = (
             Shot("max-elephant.jpg", Pose(0.50, 0.24, 0.97), Pose(0.50, 0.33, 0.97)),
             Shot("max-food.png", Pose(0.46, 0.54, 0.97), Pose(0.42, 0.55, 0.86)),
             Shot("max-jockey.jpg", Pose(0.58, 0.46, 0.82), Pose(0.56, 0.44, 0.92)),
-            Shot("max-bakery.jpg", Pose(0.46, 0.56, 0.96), Pose(0.52, 0.62, 0.84)),
-            Shot("max-penguin.jpg", Pose(0.50, 0.36, 0.97), Pose(0.52, 0.48, 0.97)),
+            Shot("mdn-flower-frame.jpg", Pose(0.46, 0.47, 0.86), Pose(0.47, 0.44, 0.60)),
+            Shot("gc3pie-butterfly.jpg", Pose(0.48, 0.50, 0.88), Pose(0.50, 0.52, 0.97)),
         ),
     ),
 )
