@@ -59,4 +59,4 @@ def _labels(entry: UploadedHead) -> tuple[str, ...]:
     try:
         return tuple(load_catalogue(entry.labels).labels)
     except ConfigError as error:
-        raise BundleError(f"head {entry.task} names labels {entry.labels!r}: {error}; or list them as `names`") from None
+        raise BundleError(f"head {entry.task} has labels {entry.labels!r}: {error}; or give them as `names`") from None

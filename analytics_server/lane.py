@@ -147,23 +147,27 @@ class EngineLane:
         return good
 
     def _compute_group(self, works: list[FrameWork], heads: HeadStack, *, batch: int) -> bool:
-        arrays = [work.array_CHW for work in works]
+        # A session may end and take its frames along at any moment.
+        pairs = [(work, array) for work in works if (array := work.array_CHW) is not None]
+        works = [work for work, _ in pairs]
+        if not works:
+            return True
         run = self.engine.from_latents if works[0].kind == "latent" else self.engine.from_images
         try:
-            features = run(np.stack([array for array in arrays if array is not None]))
+            features = run(np.stack([array for _, array in pairs]))
             before_heads = self._clock()
             results = heads.top(
                 features.pooled_BD, [work.top_k for work in works], [work.wanted(self.backbone) for work in works]
             )
+            now = self._clock()
+            for work, found in zip(works, results, strict=True):
+                work.finish(
+                    self.backbone, found, synthesis_s=features.synthesis_s, tail_s=features.tail_s,
+                    heads_s=now - before_heads, batch=batch, now=now,
+                )  # fmt: skip
         except Exception as error:  # engines raise what their runtime raises; the server must go on
             self._failed(works, error)
             return False
-        now = self._clock()
-        for work, found in zip(works, results, strict=True):
-            work.finish(
-                self.backbone, found, synthesis_s=features.synthesis_s, tail_s=features.tail_s,
-                heads_s=now - before_heads, batch=batch, now=now,
-            )  # fmt: skip
         return True
 
     def _failed(self, works: Sequence[FrameWork], error: Exception) -> None:

@@ -140,12 +140,26 @@ class Sessions:
 
     def _send_bundle_part(self, handle: SessionHandle, event: BundleRequested) -> None:
         codec_id = self._bundle.codec_id
-        if event.codec_id != codec_id:
-            detail = f"codec {event.codec_id[:12]} was asked for, this server has {codec_id[:12]}"
-            handle.call(lambda session, now: session.goodbye("codec", detail, now))
+        refusal = _refusal(handle.session, event.codec_id, codec_id)
+        if refusal:
+            handle.call(lambda session, now: session.goodbye(*refusal, now))
             return
         if self._packed_edge is None:
             self._packed_edge = self._bundle.pack_edge()
         packed = self._packed_edge
         part = packed[event.offset : event.offset + limits.BUNDLE_PART_BYTES]
         handle.call(lambda session, now: session.send_bundle_part(codec_id, event.offset, len(packed), part, now))
+
+
+def _refusal(session: ServerSession, wanted: str, codec_id: str) -> tuple[str, str] | None:
+    """(reason, detail) for an edge that may not have the bundle, or None.
+
+    An edge runs what it fetches, so over a transport without proof of who is there it must know beforehand, by its
+    hash, what it will get.
+    """
+    if wanted != codec_id:
+        return "codec", f"codec {wanted[:12]} was asked for, this server has {codec_id[:12]}"
+    pinned = session.hello is not None and session.hello.codec_id == codec_id
+    if not pinned and not session.offer.hands_out_bundle:
+        return "unauthorised", "without keys a bundle is handed out only to an edge that names its codec id: pin it"
+    return None

@@ -2,9 +2,9 @@
 
     python -m benchmarks.edge --json FILE
 
-Claims: (1) from a 224x224 RGB frame, `stem` in int8 takes at most 1.5 ms in all and `frankensplit` at most 4 ms; (2) the
-process stays below 200 MB and does not grow; (3) that is far less than running the backbone with its heads right here.
-Where (3) does not hold on your machine, run the backbone there.
+Claims: (1) from a 224x224 RGB frame, `stem` in int8 takes at most 1.5 ms in all and `frankensplit` at most 4 ms;
+(2) the process stays below 200 MB and does not grow; (3) that is far less than running the backbone with its heads
+right here. Where (3) does not hold on your machine, run the backbone there.
 
 Everything is pinned to one core and takes turns frame by frame, so that whatever else the machine does hits all alike.
 `_p50_ms` are medians of wall time; `whole_cpu_p50_ms` is processor time. Encoders that the bundle does not carry have
@@ -18,7 +18,6 @@ import argparse
 import importlib
 import io
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import pin_to_one_core, processor, rounded, rss_mb
 from edge_node.media import VideoFile
 from edge_node.payload import to_pixels
 from pipeline.bundle import Bundle
@@ -169,7 +169,7 @@ def measure(bundle: Bundle, frames: int) -> dict[str, Any]:
     for column, shown in pictures.items():
         suffix = f"_{column}" if column else ""
         times = {name: Times() for name in (*results, *rivals)}
-        for number in range(-10, frames):  # the first ones warm up
+        for number in range(-min(10, frames), frames):  # the first ones warm up
             if number == 0:
                 times = {name: Times() for name in times}
             at = number % len(shown)
@@ -361,68 +361,32 @@ def in_own_process(bundle: Path | None, only: str, *more: str) -> dict[str, Any]
     return figures
 
 
-# --- The machine ----------------------------------------------------------------------------------------------------
-
-
-def pin_to_one_core() -> None:
-    """One core for this process and what it starts; libraries see one processor."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-
-
-def rss_mb() -> float:
-    """Resident memory of this process, in MB (10^6 bytes)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-    except OSError:
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def show(figures: dict[str, Any]) -> None:
     """The table for people."""
     console = Console()
-    table = Table(title=f"one core of {figures['processor']}, medians in ms", title_justify="left")
-    for name in ("", "preprocess", "analysis", "entropy encode", "decode", "whole", "p99", "640x480", "1280x720"):
-        table.add_column(name, justify="left" if not name else "right")
-    keys = ("preprocess_p50_ms", "analysis_p50_ms", "entropy_encode_p50_ms", "entropy_decode_p50_ms", "whole_p50_ms")
-    keys += ("whole_p99_ms", "whole_640x480_p50_ms", "whole_1280x720_p50_ms")
+    console.print(f"one core of {figures['processor']}, {figures['frames']} frames, medians in ms", highlight=False)
+    table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
+    for name in ("", "prep", "analysis", "encode", "decode", "whole", "p99", "cpu", "640x480", "1280x720"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    steps = ("preprocess", "analysis", "entropy_encode", "entropy_decode", "whole")
+    keys = [f"{step}_p50_ms" for step in steps]
+    keys += ["whole_p99_ms", "whole_cpu_p50_ms", "whole_640x480_p50_ms", "whole_1280x720_p50_ms"]
     for name, variant in figures["variants"].items():
         table.add_row(name, *(f"{variant[key]:.2f}" for key in keys))
     for name in ("jpeg_q90", "webp_q80"):
         whole = [f"{figures[f'{name}{column}_p50_ms']:.2f}" for column in ("", "_640x480", "_1280x720")]
-        table.add_row(name, "", "", "", "", whole[0], "", *whole[1:])
+        table.add_row(name, "", "", "", "", whole[0], "", "", *whole[1:])
     for name, local in figures["local"].items():
-        table.add_row(f"{name} here, {local['heads']} heads", "", "", "", "", f"{local['p50_ms']:.2f}", f"{local['p99_ms']:.2f}")
+        label = f"{name} here, {local['heads']} heads"
+        table.add_row(label, "", "", "", "", f"{local['p50_ms']:.2f}", f"{local['p99_ms']:.2f}")
     console.print(table)
-    memory = f"edge process {figures['rss_mb']:.0f} MB after {RSS_FRAMES} frames ({figures['rss_early_mb']:.0f} MB after a tenth)"
+    early, late = figures["rss_early_mb"], figures["rss_mb"]
+    memory = f"edge process {late:.0f} MB after {RSS_FRAMES} frames ({early:.0f} MB after a tenth of them)"
     for name, local in figures["local"].items():
         memory += f", {name} here {local['rss_mb']:.0f} MB"
     console.print(memory, highlight=False)
     if figures["left_out"]:
         console.print(f"left out: {figures['left_out']}", style="yellow")
-
-
-def rounded(value: Any) -> Any:
-    """Four significant digits, through the whole structure."""
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    if isinstance(value, dict):
-        return {key: rounded(entry) for key, entry in value.items()}
-    return value
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ def main(arguments: list[str]) -> int:
     for name in ANALYSES:
         module = analysis.build_analysis(name).eval()
         export.export_analysis(module, out / f"{name}-fp32.onnx", side=frames.shape[-1])
-        export.quantise_analysis(out / f"{name}-fp32.onnx", out / f"{name}-int8.onnx", (frame[None] for frame in frames))
+        export.quantise_analysis(
+            out / f"{name}-fp32.onnx", out / f"{name}-int8.onnx", (frame[None] for frame in frames)
+        )
     return 0
 
 

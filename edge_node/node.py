@@ -311,6 +311,8 @@ class EdgeNode:
                 self.monitor.connections += 1
                 facts = self.monitor.facts
                 facts.backbone, facts.bundle_id, facts.server = welcome.backbone, welcome.bundle_id, welcome.server
+                if not self.settings.lossless:  # a frame that is sent again in a new session must stand alone
+                    self.payload.opened(welcome)
                 if self.monitor.connections > 1:
                     self._say(
                         "connected again, " + ("the session goes on" if welcome.resumed else "with a new session")
@@ -362,6 +364,7 @@ class EdgeNode:
     def _end(self, record: FrameRecord) -> None:
         if record.state == "encode_failed" and not self.monitor.dropped.get("encode_failed"):
             self._say(f"frame {record.frame} could not be encoded: {record.detail}")  # the first one only
+        self.payload.ended(record)
         self.monitor.record(record)
         self.view.ended(record)
         self._on_record(record)

@@ -10,16 +10,22 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_node.records import FrameRecord
+from edge_node.references import ReferenceShelf
 from pipeline.clock import Clock, monotonic
-from pipeline.codec.latent_codec import LatentCodec
-from pipeline.codec.quantisation import OperatingPoint, quantise
+from pipeline.codec import LatentCodec, OperatingPoint, quantise
+from pipeline.codec.quantisation import Symbols
 from pipeline.errors import ConfigError
 from pipeline.frame import Frame
 from pipeline.preprocess import Preprocessor, PreprocessSpec
 from pipeline.runtime.encoder import FrameEncoder
+from pipeline.wire.messages import Welcome
 from pipeline.wire.stage_marks import StageMarks
 
 Kind = Literal["bitstream", "jpeg"]
+
+STANDS_ALONE_ABOVE = 1.15
+"""A frame that comes out this much larger than the last one is tried without its reference too: the scene changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,14 @@ class PayloadEncoder(Protocol):
 
     def encode(self, frame: Frame, taken_at: float) -> Encoded:
         """Encode `frame`, which left the capture stage at `taken_at`. Raises FrankenError."""
+        ...
+
+    def opened(self, welcome: Welcome) -> None:
+        """A session was welcomed in which later frames may refer to earlier ones. From any thread."""
+        ...
+
+    def ended(self, record: FrameRecord) -> None:
+        """A frame has ended. From any thread."""
         ...
 
     def describe(self) -> str: ...
@@ -70,6 +84,8 @@ class LatentPayload:
         self._codec = codec
         self._points = points
         self._clock = clock
+        self._references = ReferenceShelf()
+        self._last_bytes = 0
 
     def encode(self, frame: Frame, taken_at: float) -> Encoded:
         """Raises InputError, EngineError."""
@@ -79,8 +95,28 @@ class LatentPayload:
         analysed = self._clock()
         index = self.operating_point
         symbols = quantise(latent, self._points[index])
-        payload = self._codec.encode(symbols, index, layers=self.layers)
+        payload = self._code(symbols, index)
+        self._references.sent(frame.number, symbols)
         return Encoded(payload, StageMarks(frame.captured_at, taken_at, preprocessed, analysed, self._clock()))
+
+    def opened(self, welcome: Welcome) -> None:
+        window = welcome.reference_window if self._codec.takes_references else 0
+        self._references.open(window=window, epoch=welcome.reference_epoch)
+
+    def ended(self, record: FrameRecord) -> None:
+        if record.answered:
+            self._references.acknowledged(record.frame, record.decoded_layers)
+        else:
+            self._references.dropped(record.frame, record.state)
+
+    def _code(self, symbols: Symbols, index: int) -> bytes:
+        """Against the newest reference, or alone where that is shorter."""
+        reference = self._references.newest()
+        payload = self._codec.encode(symbols, index, layers=self.layers, reference=reference)
+        if reference is not None and len(payload) > STANDS_ALONE_ABOVE * self._last_bytes:
+            payload = min(payload, self._codec.encode(symbols, index, layers=self.layers), key=len)
+        self._last_bytes = len(payload)
+        return payload
 
     def describe(self) -> str:
         return self._encoder.describe()
@@ -107,6 +143,12 @@ class JpegPayload:
         preprocessed = self._clock()
         payload = self._compress(pixels, self._quality)
         return Encoded(payload, StageMarks(frame.captured_at, taken_at, preprocessed, preprocessed, self._clock()))
+
+    def opened(self, welcome: Welcome) -> None:
+        """Pictures stand alone."""
+
+    def ended(self, record: FrameRecord) -> None:
+        """Pictures stand alone."""
 
     def describe(self) -> str:
         return f"JPEG quality {self._quality}, for the unmodified backbone"

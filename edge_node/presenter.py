@@ -1,4 +1,4 @@
-"""Draws the newest frame with the newest answer, for as long as a node runs: into a window, into a video file, or both."""
+"""Draws the newest frame with the newest answer while a node runs: into a window, into a video file, or both."""
 
 from __future__ import annotations
 

@@ -21,9 +21,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline import limits
 from pipeline.bundle import Bundle
 from pipeline.datasets import decode_image, read_image
 from pipeline.errors import ConfigError, EngineError, FrankenError
+from pipeline.runtime.encoder import FrameEncoder
 from pipeline.runtime.engine import Engine
 from pipeline.runtime.engines import build_engine
 from pipeline.wire.messages import TaskResult
@@ -87,16 +89,21 @@ def try_image(
     tasks: Sequence[str] = (),
     top_k: int = 3,
     backend: str = "auto",
+    provider: str = "auto",
+    precision: str = "auto",
+    threads: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> TryReport:
     """Label the picture at `path` directly, through the codec, and from a JPEG of the same size.
 
     `bundle`: opened, a path, or None for the default; `backbone`: tag or alias; `quality`: an operating point; empty:
-    the bundle's default. Raises InputError, BundleError, ConfigError or EngineError, one line each.
+    the bundle's default. `backend` is the engine's; `provider`, `precision`, `threads` the encoder's. Raises
+    InputError, BundleError, ConfigError or EngineError, one line each.
     """
     pixels = read_image(path)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    route = CodecRoute(opened, operating_point=quality)
+    encoder = FrameEncoder(opened, provider=provider, precision=precision, threads=threads)
+    route = CodecRoute(opened, operating_point=quality, encoder=encoder)
     engine = build_engine(opened, backbone, backend=backend, progress=progress)
     return compare_ways(str(path), pixels, opened, route, engine, tasks=tasks, top_k=top_k)
 
@@ -112,6 +119,8 @@ def compare_ways(
     top_k: int = 3,
 ) -> TryReport:
     """The comparison itself, on what is already loaded."""
+    if not 1 <= top_k <= limits.TOP_K_MAX:
+        raise ConfigError(f"top_k is {top_k}, expected 1 to {limits.TOP_K_MAX}")
     heads = HeadStack(bundle_heads(bundle, engine), backbone=engine.backbone, feature_width=engine.feature_width)
     wanted = _wanted(tasks, heads)
     image_13SS = route.encoder.preprocess(pixels)
@@ -198,7 +207,7 @@ def print_report(report: TryReport, console: Console) -> None:
 
 
 def _headings(report: TryReport) -> list[str]:
-    headings = ["direct, unmodified backbone", f"through the codec, {report.codec.payload_bytes} bytes"]
+    headings = ["direct", f"codec, {report.codec.payload_bytes} bytes"]
     if report.jpeg:
         headings.append(f"JPEG, {report.jpeg.payload_bytes} bytes")
     return headings

@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError, InputError
 Float32 = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
-PENALTIES: tuple[float, ...] = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(0.5, -5.51, -0.5))
+PENALTIES: tuple[float, ...] = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(0.0, -5.51, -0.5))
 """Strongest first. Of the mean log loss, on scaled features: loss = mean(cross entropy) + penalty / 2 · |W|²."""
 FOLDS = 4
 _SPREAD_FLOOR = 1e-3

@@ -8,7 +8,7 @@ Axes: M pictures, D pooled features, C H W the latent, S the side of the encoder
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,18 +111,15 @@ def features_of(
 ) -> FeatureSet:
     """Features of every picture on one backbone, one way. `view` None: the evaluation view."""
     views = [view or evaluation_view(bundle)]
-    route = CodecRoute(bundle, operating_point=operating_point) if through_codec else None
+    if not through_codec:
+        return direct_features(dataset, [engine], views, on_picture=on_picture)[engine.backbone]
+    route = CodecRoute(bundle, operating_point=operating_point)
     collector = _Collector(engine)
-    done = 0
     for batch in _batches(dataset, views):
-        if route is None:
-            collector.add(batch, engine.from_images(batch.images_B3SS).pooled_BD)
-        else:
-            latents, sizes = _through(route, batch)
-            collector.add(batch, engine.from_latents(latents).pooled_BD, sizes)
-        done += len(batch.labels)
+        latents, sizes = _through(route, batch)
+        collector.add(batch, engine.from_latents(latents).pooled_BD, sizes)
         if on_picture:
-            on_picture(done)
+            on_picture(len(collector.labels))
     return collector.result()
 
 
@@ -132,20 +129,48 @@ def features_both_ways(
     engines: Sequence[Engine],
     views: Sequence[View],
     *,
+    direct: Mapping[str, FeatureSet] | None = None,
     on_picture: OnPicture | None = None,
 ) -> dict[str, BothWays]:
-    """Backbone → features of every view of every picture, directly and through the codec, in one pass."""
+    """Backbone → features of every view of every picture, directly and through the codec, in one pass.
+
+    `direct` gives those that are known already (same pictures, same views); they are not computed again.
+    """
+    known = direct or {}
     collectors = [(engine, _Collector(engine), _Collector(engine)) for engine in engines]
     done = 0
     for batch in _batches(dataset, views):
         latents, sizes = _through(route, batch)
-        for engine, direct, codec in collectors:
-            direct.add(batch, engine.from_images(batch.images_B3SS).pooled_BD)
+        for engine, plain, codec in collectors:
+            if engine.backbone not in known:
+                plain.add(batch, engine.from_images(batch.images_B3SS).pooled_BD)
             codec.add(batch, engine.from_latents(latents).pooled_BD, sizes)
         done += len(batch.labels)
         if on_picture:
             on_picture(done)
-    return {engine.backbone: BothWays(direct.result(), codec.result()) for engine, direct, codec in collectors}
+    return {
+        engine.backbone: BothWays(known.get(engine.backbone) or plain.result(), codec.result())
+        for engine, plain, codec in collectors
+    }
+
+
+def direct_features(
+    dataset: Dataset | Iterable[Example],
+    engines: Sequence[Engine],
+    views: Sequence[View],
+    *,
+    on_picture: OnPicture | None = None,
+) -> dict[str, FeatureSet]:
+    """Backbone → features of every view of every picture on the unmodified backbone."""
+    collectors = [(engine, _Collector(engine)) for engine in engines]
+    done = 0
+    for batch in _batches(dataset, views):
+        for engine, collector in collectors:
+            collector.add(batch, engine.from_images(batch.images_B3SS).pooled_BD)
+        done += len(batch.labels)
+        if on_picture:
+            on_picture(done)
+    return {engine.backbone: collector.result() for engine, collector in collectors}
 
 
 @dataclass

@@ -2,13 +2,13 @@
 
     python -m tasks.train_default --bundle DIR --data DIR
 
-For each backbone of the bundle and each task: features of two views of every training picture (the live square, and
-the mirrored evaluation crop), through the real bitstream at the default operating point; a linear probe on them;
-top-1 on the test split
+For each backbone of the bundle and each task: features of two views of every training picture (the live square, and the
+mirrored evaluation crop), through the real bitstream at the default operating point and directly; one linear probe on
+both, so that it serves edges and clients that send JPEGs; top-1 on the test split
 
-    direct     a probe trained on and tested with the unmodified backbone's features: what there is to lose
+    direct     a probe trained and tested on the unmodified backbone's features: what there is to lose
     codec      the shipped head through the real bitstream; the loss is against `direct`, on the same pictures
-    head       the shipped head on unmodified features (clients that send JPEGs)
+    head       the shipped head on unmodified features
 
 DATA holds the data sets: `food101.tar`, `flowers102.tar`, `cifar100-train.tar`, `cifar100-test.tar`, or their published
 folders.
@@ -17,15 +17,16 @@ folders.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from pipeline.bundle import Bundle, HeadEntry, write_bundle
 from pipeline.datasets import Dataset, Item, open_dataset
@@ -33,13 +34,15 @@ from pipeline.errors import InputError
 from pipeline.runtime.encoder import FrameEncoder
 from pipeline.runtime.engine import Engine
 from tasks.catalogue import load_catalogue
-from tasks.evaluate import Estimate, accuracy, agreement, loss_points
-from tasks.probe import Float32, Probe, fit_probe
+from tasks.feature_cache import FeatureCache
+from tasks.head_figures import HeadFigures, figures_table, measure_head
+from tasks.probe import Probe, fit_probe
 from tasks.through_codec import (
     BothWays,
     CodecRoute,
     FeatureSet,
     View,
+    direct_features,
     evaluation_view,
     features_both_ways,
     live_view,
@@ -58,36 +61,6 @@ OnProgress = Callable[[str, int, int], None]
 """(what is being done, done, total)"""
 
 
-@dataclass(frozen=True)
-class HeadFigures:
-    """How good a head is on its test split: top-1 in percent, loss in points, agreement in percent, bytes a frame."""
-
-    task: str
-    backbone: str
-    pictures: int
-    direct: Estimate
-    codec: Estimate
-    head: Estimate
-    loss: Estimate
-    agreement: Estimate
-    payload_bytes_mean: float
-    penalty: float
-
-    def as_table(self) -> dict[str, float | int | list[float]]:
-        """For a manifest."""
-        return {
-            "test_pictures": self.pictures,
-            "accuracy_direct": round(self.direct.value, 2),
-            "accuracy_codec": round(self.codec.value, 2),
-            "accuracy_head_direct": round(self.head.value, 2),
-            "loss_points": round(self.loss.value, 2),
-            "loss_points_interval": [round(self.loss.low, 2), round(self.loss.high, 2)],
-            "agreement": round(self.agreement.value, 2),
-            "payload_bytes_mean": round(self.payload_bytes_mean, 1),
-            "penalty": self.penalty,
-        }
-
-
 def train_heads(
     bundle: Bundle,
     engines: Sequence[Engine],
@@ -95,13 +68,15 @@ def train_heads(
     *,
     tasks: Sequence[str] = tuple(PLACES),
     operating_point: str = "",
+    views: int = 2,
     pictures_max: int | None = None,
+    cache: FeatureCache | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[list[Trained], list[HeadFigures]]:
     """Heads of `tasks` on every engine, ready for write_bundle, and what they are worth.
 
-    `pictures_max` takes only that many pictures of each split (trying things out). Raises InputError where data is
-    missing.
+    `views`: how many views of each training picture (1 halves the time); `pictures_max` takes only that many pictures
+    of each split (trying things out). Raises InputError where data is missing.
     """
     say = on_progress or (lambda what, done, total: None)
     # fp32, so that heads do not depend on what is faster on this machine.
@@ -110,27 +85,59 @@ def train_heads(
     trained: list[Trained] = []
     figures: list[HeadFigures] = []
     for task in tasks:
-        learn = _features(task, "train", data, route, engines, training_views(task, bundle), pictures_max, say)
-        test = _features(task, "test", data, route, engines, [test_view(task, bundle)], pictures_max, say)
-        for engine in engines:
-            what = f"{task} on {engine.backbone}: probe"
-            head, one = train_head(task, learn[engine.backbone], test[engine.backbone], say=say, what=what)
+        learn, test = (
+            _both_ways(split, bundle, route, engines, cache, say)
+            for split in _splits(task, bundle, data, views, pictures_max)
+        )
+        with ThreadPoolExecutor(max_workers=max(1, len(engines))) as pool:
+            fits = [pool.submit(train_head, task, learn[tag], test[tag], say=say) for tag in learn]
+        for fit in fits:
+            head, one = fit.result()
             trained.append(head)
             figures.append(one)
     return trained, figures
 
 
-def train_head(
-    task: str, learn: BothWays, test: BothWays, *, say: OnProgress, what: str = "probe"
-) -> tuple[Trained, HeadFigures]:
+def fill_cache(
+    bundle: Bundle,
+    engines: Sequence[Engine],
+    data: Path,
+    cache: FeatureCache,
+    *,
+    tasks: Sequence[str] = tuple(PLACES),
+    views: int = 2,
+    pictures_max: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Compute the direct features that `cache` lacks: what of training does not depend on the codec."""
+    say = on_progress or (lambda what, done, total: None)
+    for task in tasks:
+        for split in _splits(task, bundle, data, views, pictures_max):
+            known = _known(split, bundle, engines, cache)
+            for engine in [engine for engine in engines if engine.backbone not in known]:
+                dataset = Dataset(task, (), lambda items=split.items: items)  # type: ignore[misc]
+                on_picture = split.on_picture(say, f"direct on {engine.backbone}")
+                found = direct_features(dataset, [engine], split.views, on_picture=on_picture)
+                _keep(split, bundle, engine, cache, found[engine.backbone])
+
+
+def _splits(task: str, bundle: Bundle, data: Path, views: int, pictures_max: int | None) -> tuple[_Split, _Split]:
+    """(to learn from, to test on)"""
+    learn = _Split.of(task, "train", data, training_views(task, bundle)[:views], pictures_max)
+    return learn, _Split.of(task, "test", data, [test_view(task, bundle)], pictures_max)
+
+
+def train_head(task: str, learn: BothWays, test: BothWays, *, say: OnProgress) -> tuple[Trained, HeadFigures]:
     """The head of one task on one backbone, and its figures."""
+    what = f"{task} on {learn.codec.backbone}: probe"
     classes = len(load_catalogue(task))
-    reference = _fit(learn.direct, classes, lambda done, total: say(f"{what} (direct)", done, total))
-    probe = _fit(learn.codec, classes, lambda done, total: say(f"{what} (codec)", done, total))
-    figures = _figures(task, reference, probe, test)
+    reference = _fit([learn.direct], classes, lambda done, total: say(f"{what} (direct)", done, total))
+    probe = _fit([learn.codec, learn.direct], classes, lambda done, total: say(f"{what} (shipped)", done, total))
+    figures = measure_head(task, reference, probe, test)
+    pictures = learn.codec.pictures_M
     entry = HeadEntry(
         task=task, backbone=learn.codec.backbone, classes=classes, labels=task, title=load_catalogue(task).title,
-        trained_on=f"{len(np.unique(learn.codec.pictures_M))} pictures, two views each, through the codec",
+        trained_on=f"{len(np.unique(pictures))} pictures, {len(pictures)} views, through the codec and directly",
         accuracy_direct=round(figures.direct.value, 2), accuracy_codec=round(figures.codec.value, 2),
     )  # fmt: skip
     return (entry, probe.weight, probe.bias), figures
@@ -189,46 +196,61 @@ def add_heads(folder: Path, heads: Sequence[Trained], figures: Sequence[HeadFigu
     )
 
 
-def figures_table(figures: Sequence[HeadFigures]) -> Table:
-    """What people read at the end."""
-    table = Table(title="Heads: top-1 in percent on the test split, 95 % intervals")
-    for column in (
-        "task",
-        "backbone",
-        "pictures",
-        "direct",
-        "codec",
-        "loss (points)",
-        "agreement",
-        "head on JPEG",
-        "bytes",
-    ):
-        table.add_column(column, justify="left" if column in ("task", "backbone") else "right")
-    for one in figures:
-        table.add_row(
-            one.task, one.backbone, str(one.pictures), str(one.direct), str(one.codec), str(one.loss),
-            f"{one.agreement.value:.1f}", str(one.head), f"{one.payload_bytes_mean:.0f}",
-        )  # fmt: skip
-    return table
+@dataclass(frozen=True)
+class _Split:
+    """The pictures of one split and how they are looked at."""
+
+    task: str
+    split: str
+    items: list[Item]
+    views: Sequence[View]
+
+    @classmethod
+    def of(cls, task: str, split: str, data: Path, views: Sequence[View], pictures_max: int | None) -> _Split:
+        return cls(task, split, _spread(list(find_data(data, task, split).items()), pictures_max), views)
+
+    def on_picture(self, say: OnProgress, what: str) -> Callable[[int], None]:
+        total = len(self.items) * len(self.views)
+        return lambda done: say(f"{self.task}: {self.split} {what}", done, total)
 
 
-def _features(
-    task: str,
-    split: str,
-    data: Path,
+def _known(
+    split: _Split, bundle: Bundle, engines: Sequence[Engine], cache: FeatureCache | None
+) -> dict[str, FeatureSet]:
+    """Direct features that the cache has."""
+    if cache is None:
+        return {}
+    found = {engine.backbone: cache.load(_place(split, bundle, engine, cache), engine.backbone) for engine in engines}
+    return {backbone: features for backbone, features in found.items() if features is not None}
+
+
+def _keep(split: _Split, bundle: Bundle, engine: Engine, cache: FeatureCache | None, direct: FeatureSet) -> None:
+    if cache is not None:
+        cache.save(_place(split, bundle, engine, cache), direct)
+
+
+def _place(split: _Split, bundle: Bundle, engine: Engine, cache: FeatureCache) -> Path:
+    weights_sha256 = bundle.backbone(engine.backbone).weights_sha256
+    return cache.place(engine.backbone, weights_sha256, split.items, split.views)
+
+
+def _both_ways(
+    split: _Split,
+    bundle: Bundle,
     route: CodecRoute,
     engines: Sequence[Engine],
-    views: Sequence[View],
-    pictures_max: int | None,
+    cache: FeatureCache | None,
     say: OnProgress,
-) -> Mapping[str, BothWays]:
-    dataset = find_data(data, task, split)
-    items = _spread(list(dataset.items()), pictures_max)
-    chosen = Dataset(dataset.name, dataset.classes, lambda: items)
-    total = len(items) * len(views)
-    return features_both_ways(
-        chosen, route, engines, views, on_picture=lambda done: say(f"{task}: {split} features", done, total)
+) -> dict[str, BothWays]:
+    dataset = Dataset(split.task, (), lambda: split.items)
+    known = _known(split, bundle, engines, cache)
+    both = features_both_ways(
+        dataset, route, engines, split.views, direct=known, on_picture=split.on_picture(say, "features")
     )
+    for engine in engines:
+        if engine.backbone not in known:
+            _keep(split, bundle, engine, cache, both[engine.backbone].direct)
+    return both
 
 
 def _spread(items: list[Item], count: int | None) -> list[Item]:
@@ -238,31 +260,11 @@ def _spread(items: list[Item], count: int | None) -> list[Item]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def _fit(features: FeatureSet, classes: int, on_step: Callable[[int, int], None]) -> Probe:
-    return fit_probe(
-        features.pooled_MD, features.labels_M, classes=classes, groups_M=features.pictures_M, on_step=on_step
-    )
-
-
-def _figures(task: str, reference: Probe, probe: Probe, test: BothWays) -> HeadFigures:
-    labels = test.codec.labels_M
-    direct, codec = reference.logits(test.direct.pooled_MD), probe.logits(test.codec.pooled_MD)
-
-    def correct(logits: Float32) -> np.ndarray:
-        return np.asarray(logits.argmax(axis=1) == labels)
-
-    return HeadFigures(
-        task=task,
-        backbone=test.codec.backbone,
-        pictures=len(labels),
-        direct=accuracy(correct(direct)),
-        codec=accuracy(correct(codec)),
-        head=accuracy(correct(probe.logits(test.direct.pooled_MD))),
-        loss=loss_points(correct(direct), correct(codec)),
-        agreement=agreement(direct, codec),
-        payload_bytes_mean=float(test.codec.payload_bytes_M.mean()),
-        penalty=probe.penalty,
-    )
+def _fit(parts: Sequence[FeatureSet], classes: int, on_step: Callable[[int, int], None]) -> Probe:
+    pictures = np.concatenate([part.pictures_M for part in parts])
+    labels = np.concatenate([part.labels_M for part in parts])
+    pooled = np.concatenate([part.pooled_MD for part in parts])
+    return fit_probe(pooled, labels, classes=classes, groups_M=pictures, on_step=on_step)
 
 
 @contextmanager
@@ -287,21 +289,32 @@ def main() -> None:
     parser.add_argument("--backbones", default="", help="which, separated by commas (default: all of the bundle)")
     parser.add_argument("--operating-point", default="", help="by name (default: the bundle's)")
     parser.add_argument("--pictures", type=int, default=None, help="at most so many of each split, for a quick look")
+    parser.add_argument(
+        "--views", type=int, default=2, choices=(1, 2), help="of each training picture; 1 halves the time"
+    )
+    parser.add_argument("--cache", type=Path, help="folder that keeps features of the unmodified backbones")
+    parser.add_argument("--fill-cache", action="store_true", help="only compute what does not depend on the codec")
+    parser.add_argument("--threads", type=int, default=0, help="of each engine (default: all cores)")
     parser.add_argument("--dry-run", action="store_true", help="measure only, leave the bundle as it is")
     arguments = parser.parse_args()
     console = Console()
     bundle = Bundle.open(arguments.bundle)
     names = [name for name in arguments.backbones.split(",") if name] or [one.tag for one in bundle.backbones]
-    engines = [build_engine(bundle, name, backend="onnx", progress=console.print) for name in names]
+    engines = [
+        build_engine(bundle, name, backend="onnx", threads=arguments.threads, progress=console.print) for name in names
+    ]
+    tasks = [task for task in arguments.tasks.split(",") if task]
+    cache = FeatureCache(arguments.cache) if arguments.cache else None
+    options: dict[str, Any] = {"tasks": tasks, "views": arguments.views, "pictures_max": arguments.pictures}
     with _progress(console) as say:
+        if arguments.fill_cache:
+            if cache is None:
+                parser.error("--fill-cache needs --cache FOLDER")
+            fill_cache(bundle, engines, arguments.data, cache, on_progress=say, **options)
+            return
+        point = arguments.operating_point
         heads, figures = train_heads(
-            bundle,
-            engines,
-            arguments.data,
-            tasks=[task for task in arguments.tasks.split(",") if task],
-            operating_point=arguments.operating_point,
-            pictures_max=arguments.pictures,
-            on_progress=say,
+            bundle, engines, arguments.data, operating_point=point, cache=cache, on_progress=say, **options
         )
     console.print(figures_table(figures))
     if not arguments.dry_run:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from rich.console import Console
 
 from frankenstream.config import EncoderSettings
+from frankenstream.try_image import print_report, try_image
 
 
 def command(
@@ -31,3 +32,19 @@ def command(
     top_k:
         Labels per task.
     """
+    settings = encoder or EncoderSettings()
+    console = Console()
+    report = try_image(
+        image,
+        bundle=settings.bundle,
+        backbone=backbone,
+        quality=settings.quality,
+        tasks=[name.strip() for name in tasks.split(",") if name.strip()],
+        top_k=top_k,
+        backend=backend,
+        provider=settings.provider,
+        precision=settings.precision,
+        threads=settings.threads,
+        progress=lambda line: console.print(line, markup=False),
+    )
+    print_report(report, console)

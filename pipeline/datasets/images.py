@@ -39,7 +39,7 @@ def decode_image(
             raise
         except Exception as error:  # decoders raise anything from ValueError to their own; to us it is one thing
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"{name} does not decode: {reason}: expected a JPEG, PNG or WebP file") from None
+            raise InputError(f"{name} does not decode: {reason}: fetch it again") from None
         if pixels is not None:
             return pixels
     raise InputError(f"{name} cannot be decoded: install Pillow (pip install pillow)")
@@ -74,9 +74,13 @@ def _decode_simplejpeg(data: bytes, name: str, pixels_max: int, upright: bool) -
 
 
 def _decode_pillow(data: bytes, name: str, pixels_max: int, upright: bool) -> Pixels | None:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
-    with Image.open(io.BytesIO(data)) as image:
+    try:
+        opened = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise InputError(f"{name} is no picture in a known format: expected a JPEG, PNG or WebP file") from None
+    with opened as image:
         _check_size(name, image.width, image.height, pixels_max)
         if upright:
             ImageOps.exif_transpose(image, in_place=True)

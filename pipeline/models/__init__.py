@@ -1,4 +1,4 @@
-"""Models in torch: encoders, priors, decoders and cut backbones, and their exports. Torch zone: nothing light imports it.
+"""Models in torch: encoders, priors, decoders, cut backbones and their exports. Torch zone: nothing light imports it.
 
 `FeatureCodec` (with `CodecConfig`) is the whole codec; `load_backbone` gives a `CutBackbone`; `pipeline.models.export`
 makes the ONNX files that edges and servers run.

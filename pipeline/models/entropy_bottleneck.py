@@ -123,9 +123,10 @@ class EntropyBottleneck(nn.Module):
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         self.quantiles.copy_((low + high) / 2)
 
-    def compressai_state_dict(self, *, parameter_lists: bool = False) -> dict[str, Tensor]:
-        """The state as CompressAI names it: ``_matrix0 ...`` (up to 1.2.8) or ``matrices.0 ...`` (from 1.2.9);
-        without its integer tables.
+    def compressai_state_dict(self, *, parameter_lists: bool = True) -> dict[str, Tensor]:
+        """The state as CompressAI names it, without its integer tables.
+
+        ``matrices.0 ...`` as in version 1.2.8, or ``_matrix0 ...`` as in older ones and in our own checkpoints.
         """
         names = {"_matrix": "matrices.", "_bias": "biases.", "_factor": "factors."}
         state: dict[str, Tensor] = {}

@@ -100,6 +100,18 @@ class EngineCache:
             measured.replace(path)
         return facts
 
+    def onnx_measured(self, place: Path, measure: Measure, run: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Milliseconds by batch size of the engine at `place`: those of an earlier start, else what `run` measures."""
+        path = place / measure.file.replace("torch-", "onnx-")
+        with contextlib.suppress(OSError, ValueError):
+            cached: dict[str, float] = json.loads(path.read_text())
+            return cached
+        measured = run()
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(measured))
+        draft.replace(path)
+        return measured
+
     def place(self, bundle: Bundle, backbone: Backbone) -> Path:
         """Where the engine of `backbone` lies or would lie."""
         synthesis = hashlib.sha256(bundle.read(backbone.synthesis_path)).hexdigest()

@@ -131,7 +131,9 @@ def _measured(maker: _Maker, entry: Backbone, device: str) -> EngineChoice:
         # Whatever keeps torch from running may keep the export from running too; then this raises it.
         return EngineChoice(_checked(maker.onnx(_onnx_device(device)), entry), f"torch does not run here: {error}")
     onnx = maker.onnx(_onnx_device(device))
-    ours, theirs = cost_ms(measure_engine(onnx, maker.latent_CHW)), cost_ms(torch["ms"])
+    place = maker.cache.place(maker.bundle, entry)
+    onnx_ms = maker.cache.onnx_measured(place, measure, lambda: measure_engine(onnx, maker.latent_CHW))
+    ours, theirs = cost_ms(onnx_ms), cost_ms(torch["ms"])
     figures = f"onnx on {onnx.device} {ours:.2f} ms a frame, torch on {torch['device']} {theirs:.2f} ms"
     if ours <= theirs:
         return EngineChoice(_checked(onnx, entry), f"measured: {figures}")

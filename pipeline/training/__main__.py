@@ -73,7 +73,7 @@ def _parse() -> argparse.Namespace:
     budget.add_argument("--minutes", type=float, help="how long to train from now")
     budget.add_argument("--end-at", help="time of day to end at, HH:MM")
     budget.add_argument("--steps", type=int, help="total optimiser steps, over all resumes")
-    parser.add_argument("--evaluate-photos", type=Path, help="labelled tar for the evaluation every 10 minutes")
+    parser.add_argument("--evaluate-photos", type=Path, help="labelled tar for the evaluation every 20 minutes")
     parser.add_argument("--held-out-photos", type=Path, help="unlabelled tar for the same")
     parser.add_argument("--target-bytes", type=float, nargs="*", help="bytes a frame for each operating point")
     parser.add_argument(
@@ -109,7 +109,7 @@ def _development_evaluation(arguments: argparse.Namespace) -> Callable[[Trainer]
     """Bytes, loss, agreement and KL of the averaged codec, appended to ``dev.csv``; on the even half only (the odd
     half is for reports).
     """
-    sets = [load_labelled(arguments.evaluate_photos, half="even", limit=200)]
+    sets = [load_labelled(arguments.evaluate_photos, half="even", limit=160)]
     if arguments.held_out_photos is not None:
         sets.append(load_unlabelled([PhotoSource(arguments.held_out_photos, stride=6)], limit=100))
     references: dict[tuple[str, str], torch.Tensor] = {}

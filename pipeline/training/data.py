@@ -150,7 +150,7 @@ class CropSampler:
 
 def resize_uint8(photo: np.ndarray, size: tuple[int, int]) -> Tensor:
     """Bicubic with antialiasing, uint8 [height, width, 3] -> uint8 [1, 3, *size]."""
-    pixels_BCHW = torch.from_numpy(np.ascontiguousarray(photo)).permute(2, 0, 1)[None]
+    pixels_BCHW = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
     if photo.shape[:2] == size:
         return pixels_BCHW
     return F.interpolate(pixels_BCHW, size, mode="bicubic", antialias=True)

@@ -51,7 +51,7 @@ class Intervals:
     """What happens how often, in seconds of wall time; log lines are in steps."""
 
     checkpoint_s: float = 180.0
-    evaluate_s: float = 600.0
+    evaluate_s: float = 1200.0
     log_steps: int = 20
 
 
@@ -198,12 +198,12 @@ class Trainer:
         if step % recipe.quantile_interval == 0:
             self.codec.update_quantiles()
 
-        payload_P = [float(bpp_B[part].mean()) * FRAME_PIXELS / 8 for part in self._point_slices(phase.batch)]
+        payload_P = [float(bpp_B[part].detach().mean()) * FRAME_PIXELS / 8 for part in self._point_slices(phase.batch)]
         if rate_weight >= 1.0:
             self._steer_rate(payload_P)
         self.counters.step += 1
         self.counters.crops += phase.batch
-        record |= {"loss": float(loss), "norm": float(norm), "lr": learning_rate, "rate_weight": rate_weight}
+        record |= {"loss": float(loss.detach()), "norm": float(norm), "lr": learning_rate, "rate_weight": rate_weight}
         for name, payload, log_lambda in zip(recipe.codec.operating_points, payload_P, self.log_lambda, strict=True):
             record |= {f"bytes_{name}": payload, f"lambda_{name}": math.exp(log_lambda)}
         return record
@@ -223,13 +223,13 @@ class Trainer:
             predicted_BCHW = synthesis.normalised(latent_BCHW)
             target_BCHW = (teacher.feature_BCHW.float() - synthesis.target_mean) / synthesis.target_std
             feature_B = losses.feature_loss(predicted_BCHW, target_BCHW)
-            distortion_B, record = feature_B, {f"mse_{tag}": float(feature_B.mean())}
+            distortion_B, record = feature_B, {f"mse_{tag}": float(feature_B.detach().mean())}
             if phase.with_task and teacher.pooled_BD is not None:
                 pooled_BD = frozen.tail(predicted_BCHW * synthesis.target_std + synthesis.target_mean)
                 kl_B = losses.kl_loss(frozen.classifier(pooled_BD), frozen.classifier(teacher.pooled_BD))
                 pooled_B = losses.pooled_loss(pooled_BD, teacher.pooled_BD, self.pooled_std[tag])
                 distortion_B = feature_B + phase.kl_weight * kl_B + phase.pooled_weight * pooled_B
-                record |= {f"kl_{tag}": float(kl_B.mean()), f"pooled_{tag}": float(pooled_B.mean())}
+                record |= {f"kl_{tag}": float(kl_B.detach().mean()), f"pooled_{tag}": float(pooled_B.detach().mean())}
         # A frame that lost layers is far off whatever the codec does; unweighted, few of them would rule the gradient.
         distortion_B = distortion_B * weight_B
         return distortion_B, losses.bits_per_pixel(bits_BCHW, pixels=image_BCHW.shape[2] * image_BCHW.shape[3]), record

@@ -45,15 +45,15 @@ class Phase:
 DEFAULT_PHASES = (
     Phase("distil", until=0.15, crop=160, batch=24, learning_rate=(2e-3, 1e-3), rate_ramp=True, tail_drop=0.1),
     Phase(
-        "task", until=0.62, crop=160, batch=24, learning_rate=(6e-4, 3e-4), rounding="straight_through",
-        kl_weight=0.3, pooled_weight=0.05, tail_drop=0.15,
+        "task", until=0.80, crop=160, batch=24, learning_rate=(4e-4, 1.2e-4), rounding="straight_through",
+        kl_weight=0.4, pooled_weight=0.05, tail_drop=0.15,
     ),
     Phase(
-        "task-192", until=0.88, crop=192, batch=24, learning_rate=(3e-4, 8e-5), rounding="straight_through",
+        "task-192", until=0.92, crop=192, batch=24, learning_rate=(1.2e-4, 4e-5), rounding="straight_through",
         kl_weight=0.5, pooled_weight=0.05, tail_drop=0.15,
     ),
     Phase(
-        "polish", until=1.0, crop=192, batch=24, learning_rate=(8e-5, 2e-6), rounding="straight_through",
+        "polish", until=1.0, crop=192, batch=24, learning_rate=(4e-5, 1e-6), rounding="straight_through",
         kl_weight=0.5, pooled_weight=0.05, tail_drop=0.15, freeze_statistics=True,
     ),
 )  # fmt: skip
@@ -86,7 +86,7 @@ class Recipe:
     rate_learning_factor: float = 4.0
     quantile_interval: int = 100
     pool_batches: int = 700
-    dropped_frame_weight: float = 0.3
+    dropped_frame_weight: float = 0.15
 
 
 def phase_at(recipe: Recipe, progress: float) -> tuple[Phase, float]:

@@ -45,6 +45,8 @@ class EdgePump:
         self._clock = clock
         self._wake = wake
         self._inbox: deque[EdgeCall] = deque()
+        self._ending = threading.RLock()
+        self._ended = False
         self._unsent: Outgoing | None = None
         self._link = None if link is None else _DelayedLink(link)
 
@@ -53,8 +55,20 @@ class EdgePump:
         if threading.get_ident() == self.thread:
             fn(self.session, self._clock())
             return
-        self._inbox.append(fn)
+        with self._ending:
+            if self._ended:
+                fn(self.session, self._clock())
+                self._emit()
+                return
+            self._inbox.append(fn)
         self._wake()
+
+    def end(self) -> None:
+        """The transport's thread ends. Later calls run on their callers' threads: what they capture is counted too."""
+        with self._ending:
+            self._ended = True
+            self.run_inbox()
+            self._emit()
 
     def run_inbox(self) -> None:
         """Run what other threads have asked for."""

@@ -261,7 +261,7 @@ class MemoryEdge:
 
     def call(self, fn: EdgeCall) -> None:
         """See EdgeTransport."""
-        if self._network._thread is None:
+        if self._network._thread is None and not self.closed:
             fn(self.session, self._clock())
         else:
             self.pump.call(fn)
@@ -302,6 +302,7 @@ class MemoryEdge:
             self._back_off(now)
         if session.state == CLOSED and self._connection is None and self in self._network.edges:
             self._network.edges.remove(self)
+            self.pump.end()
 
     def next_at(self) -> float:
         """When `run` has something to do (network clock)."""

@@ -2,6 +2,10 @@
 
 Each attempt gets a fresh socket, so nothing that was meant for one connection can leave on the next; libzmq's own
 reconnecting is off. The socket's monitor says when the handshake is done, refused, or the connection gone.
+
+The thread waits in poll(2) on the sockets' signal descriptors, not in zmq_poll, which takes three system calls more per
+message. Such a descriptor only says that something has changed, and any call on the socket may swallow that: so the
+thread never waits before ZMQ_EVENTS said, after the last send, that there is nothing to read.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import contextlib
 import itertools
 import logging
 import math
+import select
 import threading
 from random import Random
 from typing import Any
@@ -39,6 +44,8 @@ from pipeline.wire.states import CLOSED, OPEN
 log = logging.getLogger("frankenstream.transports")
 
 _LINGER_MS = 200
+_BLOCKED_MS = 2
+_NEVER_MS = 86_400_000
 _ATTEMPT_S = 5.0
 _HANDSHAKES_FAILED_MAX = 3
 """Hang-ups during the handshake, in a row, after which a wrong key is the likely reason."""
@@ -79,9 +86,8 @@ class ZeroMQEdge:
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket: zmq.Socket[Any] | None = None
         self._monitor: zmq.Socket[Any] | None = None
-        self._poller = zmq.Poller()
+        self._poll = select.poll()
         self._up = False
-        self._polls_writable = False
         self._attempt_until = math.inf
         self._retry_at = -math.inf
         self._backoff_ms = limits.RECONNECT_MS_MIN
@@ -120,7 +126,7 @@ class ZeroMQEdge:
 
     def _run(self) -> None:
         self._pump.thread = threading.get_ident()
-        self._poller.register(self._waker.fileno(), zmq.POLLIN)
+        self._poll.register(self._waker.fileno(), select.POLLIN)
         try:
             while not self._finished():
                 self._step()
@@ -133,6 +139,7 @@ class ZeroMQEdge:
                 self.session.refused("done", "the edge gave up closing in order", self._clock())
             self._pump.pump(lambda data: True)
             self._hang_up()
+            self._pump.end()
             self._context.destroy(linger=_LINGER_MS)
             self._waker.close()
 
@@ -146,25 +153,18 @@ class ZeroMQEdge:
         session = self.session
         if self._socket is None and session.wants_connection and now >= max(self._retry_at, session.reconnect_at):
             self._open(now)
-        ready = dict(self._poller.poll(self._timeout_ms(now)))
-        if self._waker.fileno() in ready:
-            self._waker.clear()
-        if self._socket is not None and self._socket in ready:
-            self._receive()
-        if self._monitor is not None and self._monitor in ready:
-            self._receive()  # What came before the end still counts.
-            self._watch()
-        elif not self._up and now >= self._attempt_until:
+        for descriptor, _ in self._poll.poll(self._timeout_ms(now)):
+            if descriptor == self._waker.fileno():
+                self._waker.clear()
+            elif self._monitor is not None and descriptor == self._monitor.fileno():
+                self._move_messages()  # What came before the end still counts.
+                self._watch()
+        if self._socket is not None and not self._up and now >= self._attempt_until:
             self._lost(f"{self.url} did not answer within {_ATTEMPT_S:.0f} s")
-        self._pump.run_inbox()
-        self._pump.pump(self._send)
-        if self._socket is not None:
-            if self._up and not session.uses_connection and self._pump.idle:
-                self._hang_up()
-                self._back_off()
-            elif self._pump.blocked != self._polls_writable:
-                self._polls_writable = self._pump.blocked
-                self._poller.register(self._socket, zmq.POLLIN | zmq.POLLOUT if self._polls_writable else zmq.POLLIN)
+        self._move_messages()
+        if self._up and not session.uses_connection and self._pump.idle:
+            self._hang_up()
+            self._back_off()
         if session.state == OPEN:
             self._backoff_ms = limits.RECONNECT_MS_MIN
 
@@ -176,25 +176,31 @@ class ZeroMQEdge:
                 at = min(at, max(self._retry_at, self.session.reconnect_at))
         elif not self._up:
             at = min(at, self._attempt_until)
+        elif self._pump.blocked:
+            return _BLOCKED_MS
         if at == math.inf:
             return None
         return max(0, math.ceil((at - now) * 1000))
 
-    def _receive(self) -> None:
+    def _move_messages(self) -> None:
+        """In and out until there is nothing to read and nothing to send."""
+        self._receive()
+        self._pump.run_inbox()
+        self._pump.pump(self._send)
+        while self._receive():
+            self._pump.pump(self._send)
+
+    def _receive(self) -> bool:
+        """Take one message; False if there is none."""
         socket = self._socket
-        if socket is None:
-            return
-        for _ in range(limits.TRANSPORT_QUEUE_MESSAGES):
-            try:
-                data = socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            while socket.getsockopt(_RCVMORE):
-                socket.recv(zmq.NOBLOCK)
-                data = b"\xc1"  # No message of this protocol has parts; this byte is never valid msgpack.
-            self._pump.received(data)
-            if not int(socket.getsockopt(_EVENTS)) & _POLLIN:
-                return
+        if socket is None or not int(socket.getsockopt(_EVENTS)) & _POLLIN:
+            return False
+        data = socket.recv(zmq.NOBLOCK)
+        while socket.getsockopt(_RCVMORE):
+            socket.recv(zmq.NOBLOCK)
+            data = b"\xc1"  # No message of this protocol has parts; this byte is never valid msgpack.
+        self._pump.received(data)
+        return True
 
     def _send(self, data: bytes) -> bool:
         if self._socket is None or not self._up:
@@ -217,15 +223,15 @@ class ZeroMQEdge:
         monitor.linger = 0
         monitor.connect(address)
         self._socket, self._monitor = socket, monitor
-        self._polls_writable = False
-        self._poller.register(socket, zmq.POLLIN)
-        self._poller.register(monitor, zmq.POLLIN)
+        for polled in (socket, monitor):
+            self._poll.register(polled.fileno(), select.POLLIN)
         self._attempt_until = now + _ATTEMPT_S
         try:
             _check_url(url)
             socket.connect(_zmq_url(url))
         except (TransportError, zmq.ZMQError) as error:
             self._lost(f"{url} cannot be reached: {error}")
+        self._watch()  # A descriptor signals nothing before the first look.
 
     def _watch(self) -> None:
         """What the monitor says about the connection."""
@@ -278,7 +284,7 @@ class ZeroMQEdge:
         if self._socket is None or self._monitor is None:
             return
         for socket in (self._socket, self._monitor):
-            self._poller.unregister(socket)
+            self._poll.unregister(socket.fileno())
         with contextlib.suppress(zmq.ZMQError):
             self._socket.disable_monitor()
         self._socket.close(_LINGER_MS)
@@ -290,10 +296,10 @@ class ZeroMQEdge:
 
 def _set_options(socket: zmq.Socket[Any], keys: ClientKeys | None) -> None:
     socket.linger = _LINGER_MS
-    socket.immediate = 1
     socket.sndhwm = socket.rcvhwm = limits.TRANSPORT_QUEUE_MESSAGES
     socket.maxmsgsize = limits.MESSAGE_BYTES_MAX
-    socket.reconnect_ivl = -1
+    # Never, in effect: -1 would make libzmq throw away what arrived before the connection ended (a Goodbye, results).
+    socket.reconnect_ivl = _NEVER_MS
     socket.handshake_ivl = int(_ATTEMPT_S * 1000)
     socket.heartbeat_ivl = 2_000
     socket.heartbeat_timeout = 6_000

@@ -11,6 +11,7 @@ import errno
 import logging
 import math
 import os
+import select
 import socket as sockets
 import threading
 from collections.abc import Callable
@@ -93,14 +94,14 @@ class ZeroMQServer:
 
     def _run(self) -> None:
         self._pump.thread = threading.get_ident()
-        poller = zmq.Poller()
-        poller.register(self._router, zmq.POLLIN)
-        poller.register(self._waker.fileno(), zmq.POLLIN)
-        if self._zap is not None:
-            poller.register(self._zap, zmq.POLLIN)
+        poll = select.poll()
+        for polled in (self._router, self._waker, self._zap):
+            if polled is not None:
+                poll.register(polled.fileno(), select.POLLIN)
         try:
+            self._look()  # A descriptor signals nothing before the first look.
             while self._closing is None or not self._closing(self._clock()):
-                self._step(poller)
+                self._step(poll)
         except Exception:
             log.exception("the server's transport failed")
         finally:
@@ -110,15 +111,23 @@ class ZeroMQServer:
             self._context.destroy(linger=_LINGER_MS)
             self._waker.close()
 
-    def _step(self, poller: zmq.Poller) -> None:
-        ready = dict(poller.poll(self._timeout_ms()))
-        if self._waker.fileno() in ready:
-            self._waker.clear()
-        if self._zap is not None and self._zap in ready:
+    def _step(self, poll: select.poll) -> None:
+        for descriptor, _ in poll.poll(self._timeout_ms()):
+            if descriptor == self._waker.fileno():
+                self._waker.clear()
+        self._look()
+
+    def _look(self) -> None:
+        if self._zap is not None:
             self._answer_zap(self._zap)
-        if self._router in ready:
-            self._receive()
-        self._pump.run()
+        # See zeromq_edge: never wait before there is nothing to read after the last send.
+        sent = -1
+        while sent != self._pump.stats.sent_messages:
+            for _ in range(limits.TRANSPORT_QUEUE_MESSAGES):
+                if not self._receive():
+                    break
+            sent = self._pump.stats.sent_messages
+            self._pump.run()
 
     def _timeout_ms(self) -> int | None:
         if self._closing is not None or self._pump.stalled:
@@ -126,24 +135,22 @@ class ZeroMQServer:
         at = self._pump.next_at()
         return None if at is None else max(0, math.ceil((at - self._clock()) * 1000))
 
-    def _receive(self) -> None:
-        router, pump = self._router, self._pump
-        for _ in range(limits.TRANSPORT_QUEUE_MESSAGES):
-            try:
-                connection = router.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            if pump.knows(connection):
-                data, peer = router.recv(zmq.NOBLOCK), _nobody
-            else:
-                frame = router.recv(zmq.NOBLOCK, copy=False)
-                data, peer = frame.bytes, self._introduce(frame)
-            while router.getsockopt(_RCVMORE):
-                router.recv(zmq.NOBLOCK)
-                data = _NO_MESSAGE
-            pump.received(connection, data, peer)
-            if not int(router.getsockopt(_EVENTS)) & _POLLIN:
-                return
+    def _receive(self) -> bool:
+        """Take one message; False if there is none."""
+        router = self._router
+        if not int(router.getsockopt(_EVENTS)) & _POLLIN:
+            return False
+        connection = router.recv(zmq.NOBLOCK)
+        if self._pump.knows(connection):
+            data, peer = router.recv(zmq.NOBLOCK), _nobody
+        else:
+            frame = router.recv(zmq.NOBLOCK, copy=False)
+            data, peer = frame.bytes, self._introduce(frame)
+        while router.getsockopt(_RCVMORE):
+            router.recv(zmq.NOBLOCK)
+            data = _NO_MESSAGE
+        self._pump.received(connection, data, peer)
+        return True
 
     def _introduce(self, frame: zmq.Frame) -> Callable[[], PeerInfo]:
         def peer() -> PeerInfo:
@@ -201,6 +208,10 @@ class ZeroMQServer:
         return zap
 
     def _answer_zap(self, zap: zmq.Socket[Any]) -> None:
+        while int(zap.getsockopt(_EVENTS)) & _POLLIN:
+            self._answer_request(zap)
+
+    def _answer_request(self, zap: zmq.Socket[Any]) -> None:
         """ZAP: version, request id, domain, address, routing id, mechanism, credentials."""
         assert self._keys is not None
         parts = zap.recv_multipart()

@@ -265,6 +265,9 @@ class EdgeSession(Session[events.EdgeEvent]):
 
     # --- Messages ---------------------------------------------------------------------------------------------
 
+    def _is_late(self, message: messages.Message) -> bool:
+        return self.state in (states.IDLE, states.DETACHED)
+
     def _on_welcome(self, message: messages.Welcome, now: float) -> None:
         known = self.welcome.session if self.welcome is not None and self._resume_token else ""
         if self.state != states.OPENING:

@@ -46,8 +46,17 @@ CLOSED: Final = "closed"
 _SERVER_TALK: Final = ("Welcome", "Result", "Dropped", "Credit", "TasksChanged", "BundlePart", "Ping", "Pong")
 
 
+_GOODBYES: Final = ("Goodbye", "Goodbye+token", "Goodbye+retry")
+
 EDGE_TRANSITIONS: Final[Table] = {
-    IDLE: {"connected": OPENING, "disconnected": IDLE, "refused": CLOSED, "stop": CLOSED},
+    IDLE: {
+        # The remainder of a connection that has ended is ignored, here and in `detached`.
+        **dict.fromkeys((*_SERVER_TALK, *_GOODBYES), IDLE),
+        "connected": OPENING,
+        "disconnected": IDLE,
+        "refused": CLOSED,
+        "stop": CLOSED,
+    },
     OPENING: {
         # A result may overtake Welcome when a session is resumed: the channels are independent.
         **dict.fromkeys(_SERVER_TALK, OPENING),
@@ -69,12 +78,16 @@ EDGE_TRANSITIONS: Final[Table] = {
         "disconnected": DETACHED,
         "stop": STOPPING,
     },
-    DETACHED: {"connected": OPENING, "disconnected": DETACHED, "refused": CLOSED, "stop": CLOSED},
+    DETACHED: {
+        **dict.fromkeys((*_SERVER_TALK, *_GOODBYES), DETACHED),
+        "connected": OPENING,
+        "disconnected": DETACHED,
+        "refused": CLOSED,
+        "stop": CLOSED,
+    },
     STOPPING: {
         **dict.fromkeys(_SERVER_TALK, STOPPING),
-        "Goodbye": CLOSED,
-        "Goodbye+token": CLOSED,
-        "Goodbye+retry": CLOSED,
+        **dict.fromkeys(_GOODBYES, CLOSED),
         "idle_timeout": CLOSED,
         "disconnected": CLOSED,
         "stop": STOPPING,
@@ -82,9 +95,7 @@ EDGE_TRANSITIONS: Final[Table] = {
     },
     CLOSING: {
         **dict.fromkeys(_SERVER_TALK, CLOSING),
-        "Goodbye": CLOSED,
-        "Goodbye+token": CLOSED,
-        "Goodbye+retry": CLOSED,
+        **dict.fromkeys(_GOODBYES, CLOSED),
         "goodbye_timeout": CLOSED,
         "disconnected": CLOSED,
         "stop": CLOSING,

@@ -29,7 +29,7 @@ def test_grey_and_cmyk_become_rgb() -> None:
 def test_large_pictures_are_decoded_at_a_reduced_size() -> None:
     """Most of a 12-megapixel JPEG is thrown away by the resize: it is not decoded in the first place."""
     pixels = decode_picture(jpeg(1600, 1200), side=100)
-    assert (300, 400, 3) == pixels.shape
+    assert pixels.shape == (300, 400, 3)
     assert np.abs(pixels.astype(int) - (200, 30, 30)).max() <= 4
 
 

@@ -6,16 +6,17 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
 from analytics_server.server import Server
-from pipeline.bundle import Bundle
+from pipeline.bundle import Bundle, EdgeBundle, EdgeCache
 from pipeline.errors import ConfigError, TransportError
 from pipeline.runtime.engine import NullEngine
-from pipeline.wire.events import Answered, Connected, FrameDropped, TasksNow
+from pipeline.wire.events import Answered, BundlePartReceived, Closed, Connected, FrameDropped, TasksNow
 from tests.streaming import StreamingEdge, jpeg
 
 TASKS = ["imagenet1k", "cifar100", "flowers102", "food101"]
@@ -86,6 +87,48 @@ def test_other_codec_is_refused(server: Server, null_bundle: Bundle) -> None:
     with StreamingEdge(server.urls[0], null_bundle, codec_id="0" * 64) as edge:
         closed = edge.wait_closed()
         assert (closed.reason, "use the same bundle on both" in closed.detail) == ("codec", True)
+
+
+def fetch(edge: StreamingEdge, cache: EdgeCache, codec_id: str) -> EdgeBundle | None:
+    """Ask for part after part until the bundle is complete."""
+    download = cache.fetch(codec_id)
+    bundle, number = None, 0
+    while bundle is None:
+        offset = download.offset
+        edge.transport.call(lambda session, now, at=offset: session.request_bundle(codec_id, at, now))
+        edge.wait(lambda seen=number: len(edge.of(BundlePartReceived)) > seen or bool(edge.of(Closed)))
+        if edge.of(Closed):
+            return None
+        part = edge.of(BundlePartReceived)[number].part
+        bundle, number = download.add(part.offset, part.total, part.part), number + 1
+    return bundle
+
+
+def test_edge_half_is_handed_out(null_bundle: Bundle, tmp_path: Path) -> None:
+    """An edge without a bundle fetches it over a trusted transport, then streams with it."""
+    with Server(null_bundle, [f"ipc://{tmp_path}/server.sock"], engines=[NullEngine("null")]) as server:
+        with StreamingEdge(server.urls[0], null_bundle, codec_id="") as edge:
+            assert edge.wait_connected().welcome.codec_id == null_bundle.codec_id
+            fetched = fetch(edge, EdgeCache(tmp_path / "bundles"), null_bundle.codec_id)
+        assert fetched is not None
+        with StreamingEdge(server.urls[0], fetched) as edge:
+            assert isinstance(edge.wait_ended(edge.send()), Answered)
+
+
+def test_edge_half_over_an_open_transport(server: Server, null_bundle: Bundle, tmp_path: Path) -> None:
+    """Without keys only an edge that knows which bundle it wants may have it: it checks the hash."""
+    cache = EdgeCache(tmp_path / "bundles")
+    with StreamingEdge(server.urls[0], null_bundle, codec_id="") as edge:
+        edge.wait_connected()
+        assert fetch(edge, cache, null_bundle.codec_id) is None
+        assert edge.wait_closed().reason == "unauthorised"
+    with StreamingEdge(server.urls[0], null_bundle) as edge:
+        edge.wait_connected()
+        assert fetch(edge, cache, null_bundle.codec_id) is not None
+    with StreamingEdge(server.urls[0], null_bundle) as edge:
+        edge.wait_connected()
+        assert fetch(edge, cache, "0" * 64) is None
+        assert edge.wait_closed().reason == "codec"
 
 
 @pytest.mark.parametrize(("form", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("WEBP", "RGB")])
@@ -218,7 +261,7 @@ def test_heads_come_and_go(server: Server, null_bundle: Bundle) -> None:
         ({"head": HEAD, "arrays": arrays(width=9)}, 422, "weight (2, 9) and bias (2,) do not fit 2 classes"),
         ({"head": HEAD.replace(b'"null"', b'"resnet"'), "arrays": arrays()}, 422, "served are null, null2"),
         ({"head": HEAD.replace(b', "wren"', b""), "arrays": arrays()}, 422, "has 2 classes and 1 labels"),
-        ({"head": HEAD.replace(b'names = ["jay", "wren"]', b""), "arrays": arrays()}, 422, "or list them as `names`"),
+        ({"head": HEAD.replace(b'names = ["jay", "wren"]', b""), "arrays": arrays()}, 422, "or give them as `names`"),
     ],
 )
 def test_head_that_does_not_fit(server: Server, parts: dict[str, bytes], status: int, line: str) -> None:

@@ -25,7 +25,7 @@ class Capture:
         self.settings: dict[int, float] = {}
         self.released = False
 
-    def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
+    def isOpened(self) -> bool:
         return self.frames > 0
 
     def set(self, key: int, value: float) -> None:

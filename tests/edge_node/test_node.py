@@ -16,7 +16,9 @@ from pipeline.errors import EngineError, InputError, ProtocolError, TransportErr
 from pipeline.frame import Frame, Picture
 from pipeline.wire.edge_session import EdgeSession
 from pipeline.wire.events import FrameReceived, JpegReceived
+from pipeline.wire.messages import Welcome
 from pipeline.wire.server_session import ServerSession
+from pipeline.wire.stage_marks import StageMarks
 from recordings.replay import Pace
 from tests.edge_node.loopback import Answer, Loopback, zebra
 
@@ -67,16 +69,20 @@ class Pixel:
         self._broken = broken
         self._gate = gate
         self.encoded: list[int] = []
+        self.welcomes: list[Welcome] = []
 
     def encode(self, frame: Frame, taken_at: float) -> Encoded:
-        from pipeline.wire.stage_marks import StageMarks
-
         if self._gate is not None:
             assert self._gate.wait(PATIENCE_S)
         if frame.number in self._broken:
             raise EngineError(f"frame {frame.number} does not encode")
         self.encoded.append(frame.number)
         return Encoded(bytes(frame.pixels[0, 0]), StageMarks(frame.captured_at, taken_at, taken_at, taken_at, taken_at))
+
+    def opened(self, welcome: Welcome) -> None:
+        self.welcomes.append(welcome)
+
+    def ended(self, record: FrameRecord) -> None: ...
 
     def describe(self) -> str:
         return "pixel"
@@ -260,6 +266,14 @@ def test_a_lossless_replay_survives_a_cut() -> None:
     run = Run(Script(40, steps={10: cut, 25: cut}), lossless=True)
     summary = run.go()
     assert (summary.captured, summary.answered, summary.dropped) == (40, 40, {})
+
+
+def test_references_are_for_live_sessions_only() -> None:
+    """A lossless frame may be sent again in a new session, where its reference is unknown."""
+    live, lossless = Run(Script(1, live=True)), Run(Script(1), lossless=True)
+    live.go()
+    lossless.go()
+    assert (len(live.payload.welcomes), len(lossless.payload.welcomes)) == (1, 0)
 
 
 def test_a_server_with_another_bundle_is_refused_before_anything_is_captured() -> None:

@@ -88,5 +88,7 @@ def test_errors_are_one_line_each(bundle: Bundle, tmp_path: Path) -> None:
         try_image(good, bundle=bundle, quality="best")
     with pytest.raises(BundleError, match="backbone 'vgg'"):
         try_image(good, bundle=bundle, backbone="vgg")
+    with pytest.raises(ConfigError, match="top_k is 0, expected 1 to 20"):
+        report(bundle, top_k=0)
     with pytest.raises(ConfigError, match="no task 'birds' on null: choose from imagenet1k"):
         report(bundle, tasks=["birds"])

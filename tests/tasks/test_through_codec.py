@@ -15,8 +15,9 @@ from pipeline.datasets import Example
 from pipeline.errors import BundleError, InputError
 from pipeline.runtime.engine import Features
 from tasks.catalogue import load_catalogue
+from tasks.feature_cache import FeatureCache
 from tasks.through_codec import CodecRoute, evaluation_view, features_both_ways, features_of, live_view
-from tasks.train_default import add_heads, find_data, train_heads
+from tasks.train_default import add_heads, fill_cache, find_data, train_heads
 from tests.bundles import backbone, random_bundle
 
 pytest.importorskip("scipy")
@@ -126,6 +127,25 @@ def test_trained_heads_go_into_the_bundle(bundle: Bundle, data: Path) -> None:
     stored = next(head for head in written.heads() if head.task == "cifar100")
     np.testing.assert_allclose(weight, written.head_arrays(stored)[0], rtol=1e-2, atol=1e-3)
     assert figures[0].as_table() == written.manifest.figures["heads"]["cifar100"]["null"]
+
+
+def test_cached_features_are_not_computed_again(bundle: Bundle, data: Path, tmp_path: Path) -> None:
+    """What does not depend on the codec is computed once; a damaged file is made again."""
+    cache = FeatureCache(tmp_path / "cache")
+    fill_cache(bundle, [MeanEngine()], data, cache, tasks=["cifar100"], pictures_max=10)
+    files = sorted((tmp_path / "cache").iterdir())
+    assert len(files) == 2
+
+    class Blind(MeanEngine):
+        def from_images(self, images_B3HW: np.ndarray) -> Features:
+            raise AssertionError("was computed already")
+
+    heads, _figures = train_heads(bundle, [Blind()], data, tasks=["cifar100"], pictures_max=10, cache=cache)
+    plain, _figures = train_heads(bundle, [MeanEngine()], data, tasks=["cifar100"], pictures_max=10)
+    np.testing.assert_array_equal(heads[0][1], plain[0][1])
+    files[0].write_bytes(b"damaged")
+    fill_cache(bundle, [MeanEngine()], data, cache, tasks=["cifar100"], pictures_max=10)
+    assert files[0].stat().st_size > 100
 
 
 def test_missing_data_says_what_was_looked_for(tmp_path: Path) -> None:

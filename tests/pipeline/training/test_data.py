@@ -1,0 +1,92 @@
+"""Photo stores and crops: decoded once, drawn reproducibly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+
+from pipeline.errors import InputError  # noqa: E402
+from pipeline.training.data import (  # noqa: E402
+    Augmentation,
+    CropSampler,
+    PhotoSource,
+    PhotoStore,
+    build_photo_store,
+    evaluation_view,
+    read_photos,
+)
+from tests.pipeline.training.photos import photo, write_tar  # noqa: E402
+
+NAMES = ["train/a.png", "train/b.png", "train/c.png", "test/d.png"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PhotoStore:
+    return build_photo_store([PhotoSource(write_tar(tmp_path / "photos.tar", NAMES))], tmp_path / "store")
+
+
+def test_store_holds_the_pixels(store: PhotoStore, tmp_path: Path) -> None:
+    """Photos come back as they were, also when the store is opened again without its source."""
+    (tmp_path / "photos.tar").unlink()
+    again = PhotoStore(tmp_path / "store")
+    assert len(store) == len(again) == 4
+    in_order = [NAMES.index(name) for name in sorted(NAMES)]
+    for number, seed in enumerate(in_order):
+        np.testing.assert_array_equal(again[number], photo(seed))
+
+
+def test_prefix_and_stride(tmp_path: Path) -> None:
+    """Only names under the prefix count, and of those every n-th."""
+    source = PhotoSource(write_tar(tmp_path / "photos.tar", NAMES), prefix="train/", stride=2)
+    assert [name for name, _encoded in read_photos(source)] == ["train/a.png", "train/c.png"]
+
+
+def test_missing_source(tmp_path: Path) -> None:
+    """A source that cannot be read is an InputError naming it."""
+    with pytest.raises(InputError, match=r"nothing\.tar"):
+        list(read_photos(PhotoSource(tmp_path / "nothing.tar")))
+
+
+def test_batches_depend_on_seed_and_step_only(store: PhotoStore) -> None:
+    """The same step gives the same crops in any order of asking; another step or seed gives others."""
+    first, second = CropSampler(store, seed=1), CropSampler(store, seed=1)
+    late = second.batch(5, size=32, count=3)
+    assert torch.equal(first.batch(4, size=32, count=3), second.batch(4, size=32, count=3))
+    assert torch.equal(first.batch(5, size=32, count=3), late)
+    assert not torch.equal(first.batch(4, size=32, count=3), late)
+    assert not torch.equal(CropSampler(store, seed=2).batch(5, size=32, count=3), late)
+
+
+def test_batches_are_encoder_inputs(store: PhotoStore) -> None:
+    """float32 in [0, 1], channels last in memory."""
+    batch = CropSampler(store, seed=1).batch(0, size=48, count=2)
+    assert batch.shape == (2, 3, 48, 48)
+    assert batch.dtype == torch.float32
+    assert 0 <= batch.min() <= batch.max() <= 1
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_weights_steer_the_draw(tmp_path: Path) -> None:
+    """A photo of weight 0 is never drawn."""
+    write_tar(tmp_path / "a.tar", ["a.png"])
+    write_tar(tmp_path / "b.tar", ["b.png", "c.png"])
+    sources = [PhotoSource(tmp_path / "a.tar"), PhotoSource(tmp_path / "b.tar", weight=0.0)]
+    store = build_photo_store(sources, tmp_path / "store")
+    plain = Augmentation(scale=(1.0, 1.0), brightness=0, contrast=0, saturation=0)
+    crop = CropSampler(store, seed=0, augmentation=plain).batch(0, size=72, count=1)[0]
+    found = (crop.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    columns = [photo(0)[:, left : left + 72] for left in range(25)]
+    assert any(np.array_equal(found, view) or np.array_equal(found, view[:, ::-1]) for view in columns)
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 400), (100, 80), (224, 224)])
+def test_evaluation_view(height: int, width: int) -> None:
+    """Whatever the photo's shape, evaluation sees 224 x 224 in [0, 1]."""
+    view = evaluation_view(photo(0, height=height, width=width))
+    assert view.shape == (1, 3, 224, 224)
+    assert 0 <= view.min() <= view.max() <= 1

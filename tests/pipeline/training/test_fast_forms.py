@@ -1,0 +1,48 @@
+"""Fast forms of frozen backbones are the same function."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+
+from pipeline.models.analysis import build_analysis  # noqa: E402
+from pipeline.models.backbones import load_backbone  # noqa: E402
+from pipeline.training.fast_forms import strided_in_float32, training_form  # noqa: E402
+
+
+@pytest.mark.parametrize("tag", ["tf_efficientnet_lite0", "resnet18"])
+@pytest.mark.parametrize("side", [64, 72])
+def test_training_form_is_equal(tag: str, side: int) -> None:
+    """Folding and subsampling change nothing but float rounding, at even and odd feature sizes; the original stays."""
+    torch.manual_seed(0)
+    backbone = load_backbone(tag, pretrained=False)
+    for module in backbone.modules():  # random weights leave BatchNorm trivial; make folding matter
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2.0)
+    before = backbone.weights_hash()
+    image = torch.rand(1, 3, side, side)
+    with torch.no_grad():
+        torch.testing.assert_close(training_form(backbone)(image), backbone(image), rtol=1e-3, atol=1e-4)
+    assert backbone.weights_hash() == before
+
+
+def test_training_form_has_no_batch_norm_left() -> None:
+    """Every BatchNorm of an EfficientNet-Lite follows a convolution, so all of them fold."""
+    fast = training_form(load_backbone("tf_efficientnet_lite0", pretrained=False))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fast.modules())
+    assert not any(p.requires_grad for p in fast.parameters())
+
+
+def test_strided_convolutions_leave_autocast() -> None:
+    """Outside autocast the encoder computes as before, and its state dict keeps its names."""
+    analysis, plain = build_analysis("stem"), build_analysis("stem")
+    plain.load_state_dict(analysis.state_dict())
+    strided_in_float32(analysis)
+    image = torch.rand(1, 3, 32, 32)
+    assert torch.equal(analysis(image), plain(image))
+    assert list(analysis.state_dict()) == list(plain.state_dict())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert analysis.blocks[0].conv1(torch.rand(1, 48, 8, 8)).dtype == torch.float32

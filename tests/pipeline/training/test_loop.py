@@ -1,0 +1,163 @@
+"""The training loop: it learns, resumes exactly, keeps frozen what is frozen, steers the rate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+
+from pipeline.models.backbones import CutBackbone, load_backbone  # noqa: E402
+from pipeline.models.feature_codec import CodecConfig  # noqa: E402
+from pipeline.training.checkpoints import load_checkpoint, load_codec, recipe_from_dict, recipe_to_dict  # noqa: E402
+from pipeline.training.data import CropSampler, PhotoSource, build_photo_store  # noqa: E402
+from pipeline.training.loop import Intervals, Trainer  # noqa: E402
+from pipeline.training.recipes import Phase, Recipe, phase_at  # noqa: E402
+from tests.pipeline.training.photos import write_tar  # noqa: E402
+
+LITE0 = "tf_efficientnet_lite0"
+QUIET = Intervals(checkpoint_s=1e9, evaluate_s=1e9, log_steps=1000)
+
+
+def tiny_recipe(**changes: object) -> Recipe:
+    """Two phases of a few steps on crops of 32, with everything switched on in the second."""
+    phases = (
+        Phase("distil", until=0.5, crop=32, batch=4, learning_rate=(2e-3, 1e-3), rate_ramp=True),
+        Phase(
+            "task", until=1.0, crop=32, batch=4, learning_rate=(1e-3, 1e-4), rounding="straight_through",
+            kl_weight=0.3, pooled_weight=0.05, tail_drop=0.3,
+        ),
+    )  # fmt: skip
+    base = Recipe(
+        codec=CodecConfig(backbones=(LITE0,)), phases=phases, backbone_shares=(1.0,), warmup_steps=1, pool_batches=3
+    )
+    return replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> CutBackbone:
+    torch.manual_seed(0)
+    return load_backbone(LITE0, pretrained=False)
+
+
+@pytest.fixture
+def sampler(tmp_path: Path) -> CropSampler:
+    names = [f"{number}.png" for number in range(5)]
+    store = build_photo_store([PhotoSource(write_tar(tmp_path / "photos.tar", names))], tmp_path / "store")
+    return CropSampler(store, seed=1)
+
+
+def trainer(recipe: Recipe, backbone: CutBackbone, sampler: CropSampler, out: Path) -> Trainer:
+    out.mkdir(exist_ok=True)
+    return Trainer(recipe, {LITE0: backbone}, sampler, data_sha256="00", out=out, autocast=False)
+
+
+def run(made: Trainer, *, until: int, total: int) -> None:
+    """Train to step ``until`` of a plan of ``total`` steps."""
+    made.run(lambda counters: 1.0 if counters.step >= until else counters.step / total, intervals=QUIET)
+
+
+def test_resume_equals_uninterrupted(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
+    """Six steps in one go, and three, a new process, three more: the same weights, average and lambdas, bit for bit."""
+    recipe = tiny_recipe()
+    whole = trainer(recipe, backbone, sampler, tmp_path / "whole")
+    whole.start()
+    run(whole, until=6, total=6)
+
+    first = trainer(recipe, backbone, sampler, tmp_path / "parts")
+    first.start()
+    run(first, until=3, total=6)
+    second = trainer(recipe, backbone, sampler, tmp_path / "parts")
+    second.restore(load_checkpoint(tmp_path / "parts" / "last.pt"))
+    run(second, until=6, total=6)
+
+    assert second.counters.step == whole.counters.step == 6
+    assert second.log_lambda == whole.log_lambda
+    for module in ("codec", "average"):
+        expected, actual = getattr(whole, module).state_dict(), getattr(second, module).state_dict()
+        assert all(torch.equal(expected[key], actual[key]) for key in expected), module
+
+
+def test_frozen_stays_frozen(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
+    """Training moves encoder, gains, priors and decoder; the backbone keeps its hash."""
+    made = trainer(tiny_recipe(), backbone, sampler, tmp_path / "out")
+    made.start()
+    before = {key: value.clone() for key, value in made.codec.state_dict().items()}
+    frozen = {key: value.clone() for key, value in made.frozen[LITE0].state_dict().items()}
+    backbone_before = backbone.weights_hash()
+    run(made, until=4, total=4)
+    after = made.codec.state_dict()
+    for name in ("analysis.stem.weight", "log_gain_PC", "bottlenecks.1._matrix0", f"synthesis.{LITE0}.project.weight"):
+        assert not torch.equal(before[name], after[name]), name
+    assert all(torch.equal(frozen[key], value) for key, value in made.frozen[LITE0].state_dict().items())
+    assert backbone.weights_hash() == backbone_before
+
+
+def test_loss_falls(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
+    """On one repeated batch, plain distillation gets better."""
+    phase = Phase("distil", until=1.0, crop=32, batch=4, learning_rate=(2e-3, 2e-3))
+    made = trainer(tiny_recipe(phases=(phase,), pool_batches=1), backbone, sampler, tmp_path / "out")
+    made.start()
+    errors = [made.step(phase, 0.0)[f"mse_{LITE0}"] for _ in range(25)]
+    assert sum(errors[-3:]) < 0.8 * sum(errors[:3])
+
+
+def test_statistics_freeze(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
+    """In a phase that freezes them, the decoders' BatchNorm statistics stay as they are."""
+    phase = replace(tiny_recipe().phases[1], freeze_statistics=True)
+    made = trainer(tiny_recipe(phases=(phase,)), backbone, sampler, tmp_path / "out")
+    made.start()
+    key = f"synthesis.{LITE0}.blocks.0.layers.1.running_mean"
+    before = made.codec.state_dict()[key].clone()
+    made.step(phase, 0.5)
+    assert torch.equal(before, made.codec.state_dict()[key])
+
+
+def test_rate_is_steered_to_its_target(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
+    """Too many bytes lower an operating point's lambda, too few raise it, and it stays within its limits."""
+    made = trainer(tiny_recipe(target_bytes=(1000.0, 1000.0, 1000.0)), backbone, sampler, tmp_path / "out")
+    before = list(made.log_lambda)
+    made._steer_rate([4000.0, 1000.0, 250.0])
+    signs = [(after > old) - (after < old) for after, old in zip(made.log_lambda, before, strict=True)]
+    assert signs == [-1, 0, 1]
+    for _ in range(10_000):
+        made._steer_rate([1e9, 1000.0, 1.0])
+    assert made.log_lambda[0] > -1
+    assert made.log_lambda[2] < 7
+
+
+def test_stop_saves_and_returns(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
+    """A stop request ends the run after the step in hand, with a checkpoint."""
+    made = trainer(tiny_recipe(), backbone, sampler, tmp_path / "out")
+    made.start()
+    made.stop()
+    run(made, until=100, total=100)
+    assert load_checkpoint(tmp_path / "out" / "last.pt")["counters"]["step"] == 0
+
+
+def test_checkpoint_carries_its_origin(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
+    """Recipe, data hash and revision are in the file, and the codec can be had without a Trainer."""
+    recipe = tiny_recipe()
+    made = trainer(recipe, backbone, sampler, tmp_path / "out")
+    made.start()
+    made.save()
+    content = load_checkpoint(tmp_path / "out" / "last.pt")
+    assert recipe_from_dict(content["recipe"]) == recipe
+    assert content["data_sha256"] == "00"
+    assert content["git_revision"]
+    assert load_codec(tmp_path / "out" / "last.pt").config == recipe.codec
+
+
+def test_recipe_round_trip() -> None:
+    """The default recipe survives being written as plain data."""
+    assert recipe_from_dict(recipe_to_dict(Recipe())) == Recipe()
+
+
+def test_phases_cover_the_run() -> None:
+    """Progress 0 to 1 passes through all phases in order, each from its own 0 to 1."""
+    recipe = tiny_recipe()
+    assert [phase_at(recipe, p)[0].name for p in (0.0, 0.49, 0.5, 1.0)] == ["distil", "distil", "task", "task"]
+    assert [phase_at(recipe, p)[1] for p in (0.0, 0.25, 0.5, 1.0)] == [0.0, 0.5, 0.0, 1.0]

@@ -1,0 +1,94 @@
+"""Counted tables: right counts, smooth where data is thin, and no worse than the learned prior on what was counted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+
+from pipeline.codec import Contexts, LatentCodec, Term  # noqa: E402
+from pipeline.models.feature_codec import LAYERS, CodecConfig, FeatureCodec  # noqa: E402
+from pipeline.training.package_default import latent_spec  # noqa: E402
+from pipeline.training.tables import (  # noqa: E402
+    MAGNITUDE_MAX,
+    SymbolCounts,
+    count_symbols,
+    default_contexts,
+    entropy_model,
+    layer_sources,
+    smoothed_pmf,
+    symbols_of,
+)
+
+BOARD = Contexts(intra=((Term("checkerboard", thresholds=(1,)),),) * LAYERS)
+
+
+@pytest.fixture(scope="module")
+def codec() -> FeatureCodec:
+    torch.manual_seed(0)
+    made = FeatureCodec(CodecConfig(backbones=("tf_efficientnet_lite0",), initial_gains=(4.0, 8.0, 16.0))).eval()
+    made.update_quantiles()
+    return made
+
+
+def images(count: int) -> list[np.ndarray]:
+    return [np.random.default_rng(n).random((1, 3, 32, 32), np.float32) for n in range(count)]
+
+
+def test_counts_are_counts() -> None:
+    """Every symbol is counted once, in its context; those beyond the range at its ends."""
+    counts = SymbolCounts(BOARD, "intra", points=1, channels=48)
+    symbols = np.zeros((48, 2, 2), np.int16)
+    symbols[0] = [[2, 0], [-MAGNITUDE_MAX - 50, 0]]
+    counts.add(symbols, 0)
+    first = counts.of(0, 0)
+    assert first.shape == (3, 2 * MAGNITUDE_MAX + 1)
+    assert first.sum() == 4
+    assert first[0, MAGNITUDE_MAX + 2] == 1  # an even place
+    assert first[2, 0] == 1  # an odd place beside a magnitude above the threshold, clipped
+    assert counts.skip_probabilities_PC()[0, 1] == 0.98
+
+
+def test_smoothing_follows_the_data_where_there_is_some() -> None:
+    """A context with many symbols has its own table, an empty one the channel's; both sum to one with escape."""
+    counts = np.zeros((2, 2 * MAGNITUDE_MAX + 1))
+    counts[0, MAGNITUDE_MAX], counts[0, MAGNITUDE_MAX + 1] = 9000, 1000
+    pmf = smoothed_pmf(counts, np.ones(2 * MAGNITUDE_MAX + 1))
+    weights = np.asarray(pmf.weights)
+    zero = -pmf.low
+    np.testing.assert_allclose(weights[:, zero], 0.9, atol=0.01)
+    np.testing.assert_allclose(weights.sum(axis=1) + np.asarray(pmf.escape), 1.0, atol=1e-4)
+
+
+def test_tables_serve_the_codec(codec: FeatureCodec) -> None:
+    """Bitstreams made with counted tables decode, and cost no more than the learned prior says."""
+    contexts = default_contexts([symbols_of(codec, image)[1] for image in images(4)], with_references=False)
+    model = entropy_model(codec, count_symbols(codec, images(12), contexts))
+    latents = LatentCodec(latent_spec(codec, contexts), model, coder="python")
+    symbols = symbols_of(codec, images(1)[0])[1]
+    bitstream = latents.encode(symbols, 1)
+    np.testing.assert_array_equal(latents.decode(bitstream).symbols, symbols)
+    learned = float(codec.symbol_bits(torch.from_numpy(symbols)[None].float(), 1).sum()) / 8
+    assert latents.estimate_bits(symbols, 1) / 8 < learned + 60
+
+
+def test_references_make_still_scenes_cheap(codec: FeatureCodec) -> None:
+    """Counted on a still clip, a frame with its predecessor as reference costs a fraction of one without."""
+    contexts = default_contexts(with_references=True)
+    clip = [images(1)[0]] * 4
+    counted = count_symbols(codec, images(6), contexts, clips=[clip])
+    latents = LatentCodec(latent_spec(codec, contexts), entropy_model(codec, counted), coder="python")
+    symbols = symbols_of(codec, clip[0])[1]
+    alone = latents.decode(latents.encode(symbols, 1))
+    reference = alone.as_reference(epoch=0, frame=0)
+    assert len(latents.encode(symbols, 1, reference=reference)) < 0.3 * len(latents.encode(symbols, 1))
+
+
+def test_layer_sources_find_the_related_channel() -> None:
+    """The earlier channel that a channel copies is its source."""
+    random = np.random.default_rng(0)
+    symbols = random.integers(-1, 2, (8, 48, 6, 6)).astype(np.int16)
+    symbols[:, 7] = symbols[:, 3]
+    assert layer_sources(list(symbols), 1, clip=1)[1] == 3

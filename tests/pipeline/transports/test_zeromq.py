@@ -1,0 +1,178 @@
+"""ZeroMQ transport over real sockets: tcp, ipc, memory alike; CURVE; draining; moving between transports."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import TransportError
+from pipeline.transports import LinkModel, connect, listen
+from pipeline.wire import EdgeSession
+from pipeline.wire.events import Answered, Closed, Connected, Disconnected, FrameReceived, SessionOpened
+from pipeline.wire.states import CLOSED
+from tests.pipeline.transports.streams import AnsweringServer, StreamingEdge, eventually, make_directory, make_keys
+
+
+@pytest.fixture(params=["tcp", "ipc", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """One URL a scheme."""
+    return {
+        "tcp": "tcp://127.0.0.1:0", "ipc": f"ipc://{tmp_path}/server", "memory": f"memory://{tmp_path}",
+    }[request.param]
+
+
+def test_frames_are_answered(url: str) -> None:
+    """Hundred frames up, hundred results down, and both counts agree."""
+    with AnsweringServer(url) as server, StreamingEdge(server.url, lossless=True) as edge:
+        edge.wait_for(Connected)
+        for _ in range(100):
+            edge.send()
+        edge.wait_for(Answered, 100)
+        assert list(range(100)) == [event.frame for event in edge.of(Answered)]
+        edge.transport.close()
+        assert [Closed("done", "", True)] == edge.of(Closed)
+        assert edge.transport.closed
+        eventually(lambda: len(server.directory) == 0)
+    assert edge.transport.traffic.sent_bytes > 100 * 5000
+    assert server.transport.stats.received_bytes == edge.transport.traffic.sent_bytes
+
+
+def test_closing_server_lets_edges_come_back(url: str) -> None:
+    """Goodbye carries a token; the edge waits, then begins anew with the next server there."""
+    server = AnsweringServer(url)
+    where = server.url
+    with StreamingEdge(where) as edge:
+        edge.wait_for(Connected)
+        server.transport.close()
+        edge.wait_for(Disconnected)
+        assert edge.of(Disconnected)[0].reason.startswith("draining")
+        with AnsweringServer(where) as second:
+            edge.wait_for(Connected, 2)
+            edge.send()
+            edge.wait_for(Answered)
+            assert 1 == len(second.directory)
+
+
+def test_draining_answers_what_is_under_way(url: str) -> None:
+    """close(drain_s) waits for the engine, and no frame is orphaned."""
+    with AnsweringServer(url, answering=False) as server, StreamingEdge(server.url) as edge:
+        edge.wait_for(Connected)
+        frame = edge.send()
+        eventually(lambda: any(isinstance(event, FrameReceived) for _, event in server.events))
+        handle = server.events[0][0]
+        closer = threading.Thread(target=lambda: server.transport.close(drain_s=10.0))
+        closer.start()
+        eventually(lambda: handle.session.credit.window == 0)
+        handle.call(lambda session, now: session.answer(frame, [], [0] * 5, now))
+        edge.wait_for(Answered)
+        closer.join()
+        assert (1, {}) == (handle.session.account.answered, handle.session.account.dropped)
+
+
+def test_port_in_use_is_told(url: str) -> None:
+    """The second server at one place gets a TransportError, the first goes on."""
+    with AnsweringServer(url) as server, StreamingEdge(server.url) as edge:
+        with pytest.raises(TransportError, match="in use"):
+            listen(server.url, make_directory(), lambda handle, event: None)
+        edge.wait_for(Connected)
+        edge.send()
+        edge.wait_for(Answered)
+
+
+def test_link_model_slows_and_loses() -> None:
+    """With a link in between, results take its round trip; the law holds."""
+    with (
+        AnsweringServer() as server,
+        StreamingEdge(server.url, budget_ms=200, link=LinkModel(delay_ms=30, loss=0.5, seed=1)) as edge,
+    ):
+        edge.wait_for(Connected)
+        for _ in range(20):
+            edge.send()
+            edge.wait(lambda: edge.session.account.answered + sum(edge.session.account.dropped.values()) > 0)
+        edge.wait(lambda: not edge.session.account.in_flight)
+        assert all(event.capture_to_result_ms >= 60 for event in edge.of(Answered))
+        assert edge.session.account.dropped
+        assert 20 == edge.session.account.answered + sum(edge.session.account.dropped.values())
+
+
+def test_several_edges_at_once() -> None:
+    """Sessions are told apart."""
+    with AnsweringServer() as server:
+        edges = [StreamingEdge(server.url) for _ in range(5)]
+        for edge in edges:
+            edge.wait_for(Connected)
+            edge.send()
+        for edge in edges:
+            edge.wait_for(Answered)
+        assert 5 == len(server.directory)
+        for edge in edges:
+            edge.transport.close()
+
+
+def test_curve_lets_known_clients_in() -> None:
+    """Encrypted, and the session knows the client's key."""
+    server_keys, client_keys = make_keys()
+    with AnsweringServer(keys=server_keys) as server, StreamingEdge(server.url, keys=client_keys) as edge:
+        edge.wait_for(Connected)
+        edge.send()
+        edge.wait_for(Answered)
+        assert client_keys.public == server.events[0][0].peer.key
+
+
+def test_session_moves_to_another_transport(tmp_path: Path) -> None:
+    """An edge that comes back through another door of the same server resumes: nothing is lost, nothing doubled."""
+    directory = make_directory(guard=threading.RLock())
+    with (
+        AnsweringServer(directory=directory) as tcp,
+        AnsweringServer(f"ipc://{tmp_path}/door", directory=directory) as ipc,
+        StreamingEdge(tcp.url) as edge,
+    ):
+        edge.wait_for(Connected)
+        edge.send()
+        edge.wait_for(Answered)
+        (handle,) = tcp.transport.handles()
+        handle.call(lambda session, now: session.goodbye("draining", "", now, resumable=True, peer=ipc.url))
+        edge.wait_for(Connected, 2)
+        edge.send()
+        edge.wait_for(Answered, 2)
+        assert [False, True] == [event.welcome.resumed for event in edge.of(Connected)]
+        assert ([], 1) == (tcp.transport.handles(), len(ipc.transport.handles()))
+        assert (2, 2) == (handle.session.account.entered, edge.session.account.answered)
+        assert [SessionOpened] == [type(event) for _, event in ipc.events if isinstance(event, SessionOpened)]
+
+
+def test_calls_after_the_end_are_counted() -> None:
+    """A node that captures one frame too many finds it counted as stopped."""
+    with AnsweringServer() as server, StreamingEdge(server.url) as edge:
+        edge.wait_for(Connected)
+        edge.transport.close()
+        edge.send()
+        assert {"stopped": 1} == edge.session.account.dropped
+        assert CLOSED == edge.session.state
+
+
+def test_no_server_is_no_error(tmp_path: Path) -> None:
+    """The edge waits until one is there."""
+    url = f"ipc://{tmp_path}/later"
+    with StreamingEdge(url) as edge:
+        edge.wait_for(Disconnected)
+        with AnsweringServer(url):
+            edge.wait_for(Connected)
+
+
+@pytest.mark.parametrize(
+    ("url", "detail"),
+    [
+        ("nonsense", "is no transport URL"),
+        ("carrier-pigeon://x", "expected one of tcp, ipc, memory"),
+        ("tcp://127.0.0.1", "has no host and port"),
+        ("tcp://127.0.0.1:99999", "has no host and port"),
+        ("tcp://127.0.0.1:0", "names no server"),
+    ],
+)
+def test_bad_urls_are_told(url: str, detail: str) -> None:
+    """One line, before any thread is started."""
+    with pytest.raises(TransportError, match=detail):
+        connect(url, EdgeSession(codec_id=""), lambda event: None)
