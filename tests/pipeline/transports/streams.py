@@ -33,7 +33,7 @@ class AnsweringServer:
     ) -> None:
         self.events: list[tuple[SessionHandle, ServerEvent]] = []
         self.answering = answering
-        self.directory = directory or make_directory()
+        self.directory = make_directory() if directory is None else directory
         self.transport: ServerTransport = listen(url, self.directory, self._on_event, keys=keys)
 
     @property
