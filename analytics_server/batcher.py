@@ -8,7 +8,7 @@ Pure: jobs and `now` go in, decisions come out; no clock, no thread. One Batcher
     frame that cannot be done in time  is shed, best before anything was spent on it (`can_make`)
     sessions                           take turns: none gets more of a batch than its fair share while others wait
 
-The cost of a batch is measured, not modelled: the p95 of the last runs of that size class.
+The cost of a batch is measured, not modelled: the last runs of that size class.
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ class Decision(Generic[Work]):
 
 
 class CostModel:
-    """Seconds that a batch takes, by size: p95 of measured runs in classes of powers of two.
+    """Seconds that a batch takes, by size: measured runs in classes of powers of two.
+
+    `p95_s` is for promises (when must a batch close to be in time?), `median_s` for giving up: a frame is refused only
+    if even an ordinary run would be too late. With the p95 there, one slow run among few would shed what would have been
+    answered, and keep doing so, since nothing that is shed gets measured.
 
     A class that never ran is scaled from the nearest one that did, in proportion to its size: an overestimate for
     larger batches, which share overheads.
@@ -56,23 +60,33 @@ class CostModel:
     def __init__(self) -> None:
         self._runs: dict[int, deque[float]] = {}
         self._p95: dict[int, float] = {}
+        self._median: dict[int, float] = {}
 
     def record(self, size: int, seconds: float) -> None:
         """A batch of `size` frames took `seconds`."""
-        runs = self._runs.setdefault(_size_class(size), deque(maxlen=COST_SAMPLES))
+        wanted = _size_class(size)
+        runs = self._runs.setdefault(wanted, deque(maxlen=COST_SAMPLES))
         runs.append(seconds)
         ordered = sorted(runs)
-        self._p95[_size_class(size)] = ordered[min(len(ordered) - 1, math.ceil(0.95 * len(ordered)) - 1)]
+        self._p95[wanted] = ordered[math.ceil(0.95 * len(ordered)) - 1]
+        self._median[wanted] = ordered[(len(ordered) - 1) // 2]
 
     def p95_s(self, size: int) -> float:
         """Expected worst seconds of a batch of `size`; 0 while nothing was measured."""
-        if size <= 0 or not self._p95:
+        return self._scaled(self._p95, size)
+
+    def median_s(self, size: int) -> float:
+        """Ordinary seconds of a batch of `size`; 0 while nothing was measured."""
+        return self._scaled(self._median, size)
+
+    def _scaled(self, figures: dict[int, float], size: int) -> float:
+        if size <= 0 or not figures:
             return 0.0
         wanted = _size_class(size)
-        if wanted in self._p95:
-            return self._p95[wanted]
-        nearest = min(self._p95, key=lambda known: abs(known - wanted))
-        return self._p95[nearest] * max(1.0, wanted / nearest)
+        if wanted in figures:
+            return figures[wanted]
+        nearest = min(figures, key=lambda known: abs(known - wanted))
+        return figures[nearest] * max(1.0, wanted / nearest)
 
 
 class FairQueue(Generic[Work]):
@@ -154,7 +168,7 @@ class Batcher(Generic[Work]):
         free_at = now if self._running_until is None else max(now, self._running_until)
         places = len(self.waiting) + ahead + 1
         full, rest = divmod(places, self.batch_size_max)
-        return free_at + full * self.cost.p95_s(self.batch_size_max) + self.cost.p95_s(rest)
+        return free_at + full * self.cost.median_s(self.batch_size_max) + self.cost.median_s(rest)
 
     def can_make(self, deadline: float | None, now: float, ahead: int = 0) -> bool:
         """Whether a frame with `deadline` would be done in time."""
@@ -171,7 +185,7 @@ class Batcher(Generic[Work]):
         batch: list[Job[Work]] = []
         while len(batch) < self.batch_size_max and (job := self.waiting.take()) is not None:
             batch.append(job)
-        self._running_until = now + self.cost.p95_s(len(batch))
+        self._running_until = now + self.cost.median_s(len(batch))
         self._start_at_once = False
         return Decision(batch=tuple(batch), shed=shed)
 
@@ -206,7 +220,7 @@ class Batcher(Generic[Work]):
         return self._running_until is None and now - self._ended_at >= PROBE_AFTER_S
 
     def _hopeless(self, now: float) -> tuple[tuple[Job[Work], str], ...]:
-        alone = 0.0 if self._probes(now) else self.cost.p95_s(1)
+        alone = 0.0 if self._probes(now) else self.cost.median_s(1)
         lost = [
             (job, "deadline" if job.deadline < now else "shed")
             for job in self.waiting

@@ -364,6 +364,7 @@ def in_own_process(bundle: Path | None, only: str, *more: str) -> dict[str, Any]
 def show(figures: dict[str, Any]) -> None:
     """The table for people."""
     console = Console()
+    console.width = max(console.width, 100)
     console.print(f"one core of {figures['processor']}, {figures['frames']} frames, medians in ms", highlight=False)
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     for name in ("", "prep", "analysis", "encode", "decode", "whole", "p99", "cpu", "640x480", "1280x720"):

@@ -44,6 +44,8 @@ STALL_S = 3.0
 """A live source without a frame for this long is mentioned, in seconds."""
 LOSSLESS_FRAMES = limits.CREDIT_FRAMES
 """Frames under way in lossless replay: what a server grants, so that none waits here for credit."""
+BLOCKED_S = 1.0
+"""How long a source that is asked to end may still block (a camera that hangs), in seconds."""
 CLOSE_TIMEOUT_S = 3.0
 
 
@@ -111,6 +113,8 @@ class EdgeNode:
         self._last_capture = 0.0
         self._stalled = False
         self._drain_until: float | None = None
+        self._began = 0.0
+        self._stopped_at: float | None = None
         self._transport: Transport | None = None
         self._threads = [
             threading.Thread(target=self._capture, name="capture", daemon=True),
@@ -144,6 +148,7 @@ class EdgeNode:
                 )
         if self.failure is not None:
             raise self.failure
+        self._began = self._last_capture = self._clock()
         for thread in self._threads:
             thread.start()
 
@@ -152,10 +157,13 @@ class EdgeNode:
         with self._ended:
             self._ended.wait_for(self._finished, seconds)
         self._watch_source()
+        self._watch_time()
         return self._finished()
 
     def stop(self) -> None:
         """End soon: no more frames are captured. From any thread, and from signal handlers."""
+        if self._stopped_at is None:
+            self._stopped_at = self._clock()
         self._stop.set()
         self._source.close()
 
@@ -167,7 +175,7 @@ class EdgeNode:
             self._ended.notify_all()
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join(CLOSE_TIMEOUT_S)
+                thread.join(BLOCKED_S)
         if self._transport is not None:
             self._transport.close(CLOSE_TIMEOUT_S)
             self._transport = None
@@ -179,11 +187,11 @@ class EdgeNode:
     def _finished(self) -> bool:
         if self.failure is not None and not isinstance(self.failure, InputError):
             return True
+        now = self._clock()
         if any(thread.is_alive() for thread in self._threads):
-            return False
+            return self._stopped_at is not None and now - self._stopped_at > BLOCKED_S
         if self.monitor.outstanding == 0:
             return True
-        now = self._clock()
         if self._drain_until is None:
             self._drain_until = now + DRAIN_S + self.settings.budget_ms / 1e3
         return now >= self._drain_until
@@ -196,6 +204,13 @@ class EdgeNode:
             self._stalled = True
             self._say(f"{self._source.name} has given no frame for {quiet:.0f} s")
 
+    def _watch_time(self) -> None:
+        """End a run whose source gives nothing any more: the capture thread only looks at the time with a frame."""
+        duration, started = self.settings.duration_s, self.monitor.started_at
+        since = self._clock() - (started if started is not None else self._began)
+        if duration is not None and since > duration + BLOCKED_S:
+            self.stop()
+
     def _say(self, line: str) -> None:
         self.monitor.notice(line)
         self._notify(line)
@@ -203,7 +218,6 @@ class EdgeNode:
     # --- Capture thread --------------------------------------------------------------------------------------
 
     def _capture(self) -> None:
-        self._last_capture = self._clock()
         try:
             with closing(self._pictures()) as pictures:
                 for number, (pixels, media_time) in enumerate(pictures):

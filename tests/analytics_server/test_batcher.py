@@ -95,6 +95,17 @@ def test_shedding_before_decode() -> None:
     assert batcher.can_make(None, 0.001, ahead=1000)
 
 
+def test_one_slow_run_sheds_nothing() -> None:
+    """Giving up goes by the ordinary run, promises by the worst: an outlier among good runs costs no frame."""
+    batcher: Batcher[int] = Batcher(batch_size_max=1)
+    for seconds in (0.010, 0.011, 2.0):
+        batcher.finished(1, 0.0, seconds)
+    now = 3.0 + PROBE_AFTER_S / 2
+
+    assert batcher.cost.p95_s(1) == 2.0
+    assert batcher.can_make(now + 0.1, now)
+
+
 def test_slow_run_does_not_shed_for_ever() -> None:
     """After a run of two seconds an idle engine tries again, and learns that it is fast."""
     batcher = running(cost_s=2.0)

@@ -299,6 +299,34 @@ def test_no_server_is_a_transport_error() -> None:
     run.node.close()
 
 
+class Hanging(Script):
+    """A camera that gives one picture and then blocks."""
+
+    def __init__(self) -> None:
+        super().__init__(1, live=True)
+        self.blocked = threading.Event()
+        self.released = threading.Event()
+
+    def __iter__(self) -> Iterator[Picture]:
+        yield np.zeros((2, 2, 3), np.uint8), None
+        self.blocked.set()
+        assert self.released.wait(PATIENCE_S)
+
+
+def test_a_source_that_hangs_is_mentioned_and_does_not_keep_the_node_from_ending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its thread is left behind; the counts add up all the same."""
+    monkeypatch.setattr("edge_node.node.STALL_S", 0.05)
+    monkeypatch.setattr("edge_node.node.BLOCKED_S", 0.1)
+    source = Hanging()
+    run = Run(source, duration_s=0.2)
+    summary = run.go()
+    source.released.set()
+    assert (summary.captured, summary.answered) == (1, 1)
+    assert run.lines == ["script has given no frame for 0 s"]
+
+
 def test_odd_pictures_are_made_rgb_before_anything_else_sees_them() -> None:
     """A grey source: three channels, contiguous."""
 
