@@ -87,15 +87,21 @@ def session_server(ready: Connection, keys: ServerKeys | None, engine: str, wind
         if busy:
             for _ in range(4):  # About what a small backbone keeps a core busy for, in slices as a batcher sees them.
                 np.dot(matrix, matrix)
-        handle.call(lambda session, now, frame=frame: session.answer(frame, RESULTS, STAGES_US, now))
+        answer_later(handle, frame)
+
+
+def answer_later(handle: SessionHandle, frame: int) -> None:
+    """From the engine's thread, through the transport's inbox."""
+    handle.call(lambda session, now: session.answer(frame, RESULTS, STAGES_US, now))
 
 
 class ServerProcess:
     """A server in another process, for as long as the `with` block lasts."""
 
     def __init__(self, target: Callable[..., None], *arguments: object) -> None:
-        here, there = multiprocessing.get_context("spawn").Pipe()
-        self._process = multiprocessing.get_context("spawn").Process(target=target, args=(there, *arguments), daemon=True)
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        self._process = context.Process(target=target, args=(there, *arguments), daemon=True)
         self._process.start()
         self.url: str = here.recv()
 
@@ -131,7 +137,9 @@ def raw_round_trips(url: str, count: int, curve: tuple[bytes, bytes, bytes] | No
 class Streamer:
     """An edge that keeps `depth` frames under way, offering the next one on the transport's thread."""
 
-    def __init__(self, url: str, count: float, *, depth: int = 1, keys: ClientKeys | None = None, client: str = "") -> None:
+    def __init__(
+        self, url: str, count: float, *, depth: int = 1, keys: ClientKeys | None = None, client: str = ""
+    ) -> None:
         self.times: list[float] = []
         self.done = threading.Event()
         self._count = count

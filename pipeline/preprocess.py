@@ -3,7 +3,7 @@
 The rule is part of the bundle (`edge/spec.toml`), because the encoder was trained behind it. There is one
 implementation, in numpy, so that every machine computes the same: a resize along one axis is a product with a banded
 matrix, and in blocks of few rows that product is dense, small and stays in the cache. It is exact for any ratio,
-antialiased, and takes about half the time of OpenCV's INTER_AREA and a third of Pillow's on one core (docs/decisions/0004).
+antialiased, and takes half the time of OpenCV's INTER_AREA, a third of Pillow's (docs/decisions/0004-resize.md).
 
 Filters, all antialiased (they widen with the ratio when shrinking): `area` (mean over the covered pixels; bilinear
 where it enlarges), `bilinear`, `bicubic` (a = -0.5, as Pillow and timm).

@@ -27,7 +27,8 @@ class Waker:
         if self._signalled:
             return
         self._signalled = True
-        with contextlib.suppress(OSError):  # Full (it is readable then anyway) or closed (nobody waits any more).
+        # Full: it is readable then anyway. Closed: nobody waits any more.
+        with contextlib.suppress(OSError):
             self._writable.send(b"\0")
 
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""What a Session tells its owner: frozen events, taken with `next_event()`. Times are monotonic seconds of this side."""
+"""What a Session tells its owner: frozen events, taken with `next_event()`. Times are monotonic seconds here."""
 
 from __future__ import annotations
 

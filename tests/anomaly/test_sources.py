@@ -60,7 +60,7 @@ def cut(path: Path, share: float) -> Path:
 
 def read_all(text: str) -> tuple[int, str]:
     """(pictures given, the error at the end or "")."""
-    given = 0
+    given, ending = 0, ""
     try:
         for pixels, media_time in open_source(text):
             assert pixels.dtype == np.uint8
@@ -68,9 +68,9 @@ def read_all(text: str) -> tuple[int, str]:
             assert media_time is not None
             given += 1
     except InputError as error:
-        assert "\n" not in str(error)
-        return given, str(error)
-    return given, ""
+        ending = str(error)
+    assert "\n" not in ending
+    return given, ending
 
 
 def test_a_whole_file_gives_every_frame(tmp_path: Path) -> None:

@@ -57,9 +57,9 @@ def test_garbage_from_one_peer_disturbs_no_other() -> None:
             peer.close(100)
         edge.wait_for(Answered, 110)
         context.destroy(linger=0)
-        assert (110, {}) == (edge.session.account.answered, edge.session.account.dropped)
+        assert (edge.session.account.answered, edge.session.account.dropped) == (110, {})
         eventually(lambda: server.directory.refused >= 50)
-        assert 1 == len(server.directory)
+        assert len(server.directory) == 1
 
 
 def test_garbage_within_a_session_closes_it_alone() -> None:
@@ -75,7 +75,7 @@ def test_garbage_within_a_session_closes_it_alone() -> None:
         while not said or not isinstance(said[-1], Goodbye):
             assert peer.poll(10_000)
             said.append(messages.decode(peer.recv()))
-        assert "protocol" == said[-1].reason
+        assert said[-1].reason == "protocol"
         edge.send()
         edge.wait_for(Answered)
         eventually(lambda: len(server.directory) == 1)
@@ -92,7 +92,7 @@ def test_message_over_the_limit_ends_the_connection() -> None:
         peer.send(bytes(5_000_000))
         edge.send()
         edge.wait_for(Answered)
-        assert 1 == len(server.directory)
+        assert len(server.directory) == 1
         context.destroy(linger=0)
     with pytest.raises(RemoteProtocolError, match="limit 4194304"):
         messages.decode(bytes(5_000_000))
@@ -110,9 +110,9 @@ def test_unknown_client_key_is_told() -> None:
     ):
         edge.send()
         (closed,) = edge.wait_for(Closed)
-        assert ("unauthorised", False) == (closed.reason, closed.clean)
+        assert (closed.reason, closed.clean) == ("unauthorised", False)
         assert "the server does not know this client's key" in closed.detail
-        assert {"disconnected": 1} == edge.session.account.dropped
+        assert edge.session.account.dropped == {"disconnected": 1}
         friend.wait_for(Connected)
         friend.send()
         friend.wait_for(Answered)
@@ -124,7 +124,7 @@ def test_wrong_server_key_is_told() -> None:
     wrong = ClientKeys(client_keys.public, client_keys.secret, generate()[0])
     with AnsweringServer(keys=server_keys) as server, StreamingEdge(server.url, keys=wrong) as edge:
         (closed,) = edge.wait_for(Closed)
-        assert "unauthorised" == closed.reason
+        assert closed.reason == "unauthorised"
         assert "is not this server's" in closed.detail
 
 
@@ -137,7 +137,7 @@ def test_keys_on_one_side_only_are_told(server_has_keys: bool) -> None:
         StreamingEdge(server.url, keys=None if server_has_keys else client_keys) as edge,
     ):
         (closed,) = edge.wait_for(Closed)
-        assert "unauthorised" == closed.reason
+        assert closed.reason == "unauthorised"
         assert ("this edge has none" if server_has_keys else "the server has none") in closed.detail
 
 

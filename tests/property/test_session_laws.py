@@ -104,7 +104,8 @@ class World:
                 assert min(event.stages_ms.values()) >= 0
         for handle in {id(handle): handle for handle, _ in self.server_events}.values():
             assert handle.session.account.balanced
-        received = [(id(handle), event.frame) for handle, event in self.server_events if isinstance(event, FrameReceived)]
+        frames = [(handle, event) for handle, event in self.server_events if isinstance(event, FrameReceived)]
+        received = [(id(handle), event.frame) for handle, event in frames]
         assert len(received) == len(set(received)), "a frame was handed out twice"
 
 
@@ -134,9 +135,9 @@ def test_counts_agree_whatever_happens(link: LinkModel, lossless: bool, seed: in
     world.edge.close(drain_s=0.0)
     world.network.run_for(5.0)
     world.check()
-    assert CLOSED == world.session.state
+    assert world.session.state == CLOSED
     assert not world.session.account.in_flight
-    assert 1 == sum(isinstance(event, Closed) for event in world.edge_events)
+    assert sum(isinstance(event, Closed) for event in world.edge_events) == 1
 
 
 def test_a_clean_link_answers_everything() -> None:
@@ -149,7 +150,7 @@ def test_a_clean_link_answers_everything() -> None:
         world.capture()
         world.network.run_for(1 / 30)
     world.network.run_for(1.0)
-    assert (100, 100, {}) == (world.captured, world.session.account.answered, world.session.account.dropped)
+    assert (world.captured, world.session.account.answered, world.session.account.dropped) == (100, 100, {})
 
 
 def test_a_run_can_be_repeated() -> None:

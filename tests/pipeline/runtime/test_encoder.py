@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -35,7 +34,7 @@ def with_int8(extra_loss: float | None) -> Files:
 
 
 @pytest.fixture
-def timings(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, float]]:
+def timings(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Milliseconds of each form, in place of a measurement; the order of loading is that of `_choose`."""
     table: dict[str, float] = {"fp32": 1.0, "int8": 0.5}
 
@@ -44,7 +43,7 @@ def timings(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, float]]:
         return candidate, loader.session(file, provider)
 
     monkeypatch.setattr(module, "_try", tried)
-    yield table
+    return table
 
 
 def test_a_frame_becomes_a_latent_of_the_bundles_shape() -> None:

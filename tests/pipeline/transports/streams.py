@@ -8,7 +8,16 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from pipeline.transports import ClientKeys, EdgeTransport, LinkModel, ServerKeys, ServerTransport, SessionHandle, connect, listen
+from pipeline.transports import (
+    ClientKeys,
+    EdgeTransport,
+    LinkModel,
+    ServerKeys,
+    ServerTransport,
+    SessionHandle,
+    connect,
+    listen,
+)
 from pipeline.transports.keys import generate
 from pipeline.wire import EdgeSession, ServerSession, SessionDirectory, StageMarks
 from pipeline.wire.events import EdgeEvent, FrameReceived, ServerEvent

@@ -25,7 +25,7 @@ def test_secret_is_for_its_owner_only(tmp_path: Path) -> None:
     """Mode 0600 when made, and refused when others may read it."""
     write_pair(tmp_path, "camera")
     secret = tmp_path / "camera.secret"
-    assert 0o600 == secret.stat().st_mode & 0o777
+    assert secret.stat().st_mode & 0o777 == 0o600
     os.chmod(secret, 0o644)
     with pytest.raises(ConfigError, match="has mode 644, expected 600"):
         load_secret(secret)

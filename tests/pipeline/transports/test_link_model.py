@@ -8,15 +8,15 @@ from pipeline.errors import ConfigError
 from pipeline.transports import PROFILES, LinkModel
 
 
-def arrivals(model: LinkModel, count: int = 2000, size: int = 1000, gap: float = 0.01, *, reliable: bool = False) -> list:
+def arrivals(model: LinkModel, count: int = 2000, gap: float = 0.01, *, reliable: bool = False) -> list[list[float]]:
     link = model.up()
-    return [link.carry(size, number * gap, reliable=reliable) for number in range(count)]
+    return [link.carry(1000, number * gap, reliable=reliable) for number in range(count)]
 
 
 def test_rate_and_delay() -> None:
     """1000 bytes at 800 kbit/s take 10 ms, plus the delay."""
     (first,), (second,) = arrivals(LinkModel(rate_kbps=800, delay_ms=5), 2, gap=0.0)
-    assert (0.015, 0.025) == (round(first, 6), round(second, 6))
+    assert (round(first, 6), round(second, 6)) == (0.015, 0.025)
 
 
 def test_full_queue_takes_nothing() -> None:
@@ -24,7 +24,7 @@ def test_full_queue_takes_nothing() -> None:
     link = LinkModel(rate_kbps=800, queue_ms=20).up()
     for _ in range(3):
         link.carry(1000, 0.0, reliable=False)
-    assert 0.01 == round(link.ready_at(0.0), 6)
+    assert round(link.ready_at(0.0), 6) == 0.01
 
 
 def test_loss_has_its_probability() -> None:

@@ -36,7 +36,9 @@ def seeded_bytes(seed: int = 0) -> Callable[[int], bytes]:
 class Pair:
     """Messages move when `flow` is called; `keep` may hold some back. Frames are answered by the test."""
 
-    def __init__(self, *, edge: dict[str, Any] | None = None, offer: ServerOffer | None = None, window: int = 4) -> None:
+    def __init__(
+        self, *, edge: dict[str, Any] | None = None, offer: ServerOffer | None = None, window: int = 4
+    ) -> None:
         self.clock = VirtualClock(100.0)
         self.offer = offer or make_offer()
         self.edge = EdgeSession(**{"codec_id": CODEC_ID, "client": "test", **(edge or {})})
@@ -64,7 +66,7 @@ class Pair:
 
     def open(self) -> Pair:
         self.connect()
-        assert (OPEN, OPEN) == (self.edge.state, self.server.state)
+        assert (self.edge.state, self.server.state) == (OPEN, OPEN)
         return self
 
     def flow(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from pipeline import limits
 from pipeline.wire.clock_offset import ClockOffset, PingSchedule
 from tests.pipeline.wire.pairs import Pair
@@ -53,15 +55,15 @@ def test_quick_pings_then_one_a_second() -> None:
         now = schedule.next_at
         assert schedule.due(now)
         times.append(now)
-    gaps = [round(later - earlier, 6) for earlier, later in zip(times, times[1:], strict=False)]
-    assert [0.025] * 7 + [1.0] * 4 == gaps
+    gaps = [round(later - earlier, 6) for earlier, later in pairwise(times)]
+    assert gaps == [0.025] * 7 + [1.0] * 4
 
 
 def test_pong_counts_once() -> None:
     """A doubled Pong, or one of an earlier connection, is unknown."""
     schedule = PingSchedule()
     number = schedule.sent(1.0)
-    assert (1.0, None) == (schedule.answered(number), schedule.answered(number))
+    assert (schedule.answered(number), schedule.answered(number)) == (1.0, None)
     old = schedule.sent(2.0)
     schedule.stop()
     assert schedule.answered(old) is None

@@ -29,8 +29,8 @@ def test_first_message_must_be_hello() -> None:
     directory = make_directory()
     outcome = directory.admit(ALICE, Frame(0, 0, 0, b""), 0.0)
     assert isinstance(outcome, Refusal)
-    assert "protocol" == outcome.goodbye.reason
-    assert (0, 1) == (len(directory), directory.refused)
+    assert outcome.goodbye.reason == "protocol"
+    assert (len(directory), directory.refused) == (0, 1)
 
 
 def test_token_resumes_once() -> None:
@@ -42,7 +42,7 @@ def test_token_resumes_once() -> None:
     assert isinstance(session, ServerSession)
     session.receive(Ping(0, 0), "control", 1.0)
     third = welcome(directory.admit(ALICE, Hello(1, CODEC_ID, resume_token=first.resume_token), 2.0))
-    assert (False, True) == (third.resumed, third.session != first.session)
+    assert (third.resumed, third.session != first.session) == (False, True)
 
 
 def test_token_is_bound_to_the_key() -> None:
@@ -50,7 +50,7 @@ def test_token_is_bound_to_the_key() -> None:
     directory = make_directory()
     first = welcome(directory.admit(ALICE, Hello(1, CODEC_ID), 0.0))
     stolen = welcome(directory.admit(MALLORY, Hello(1, CODEC_ID, resume_token=first.resume_token), 1.0))
-    assert (False, True) == (stolen.resumed, stolen.session != first.session)
+    assert (stolen.resumed, stolen.session != first.session) == (False, True)
     assert welcome(directory.admit(ALICE, Hello(1, CODEC_ID, resume_token=first.resume_token), 2.0)).resumed
 
 
@@ -70,7 +70,7 @@ def test_draining_server_opens_nothing_new() -> None:
     directory.draining = True
     outcome = directory.admit(ALICE, Hello(1, CODEC_ID), 0.0)
     assert isinstance(outcome, Refusal)
-    assert "draining" == outcome.goodbye.reason
+    assert outcome.goodbye.reason == "draining"
 
 
 def test_closed_session_cannot_be_resumed() -> None:
@@ -80,9 +80,9 @@ def test_closed_session_cannot_be_resumed() -> None:
     first = welcome(session)
     assert isinstance(session, ServerSession)
     session.disconnected("gone", clock())
-    assert DETACHED == session.state
+    assert session.state == DETACHED
     clock.advance(60.1)
     session.timer(clock())
     assert not welcome(directory.admit(ALICE, Hello(1, CODEC_ID, resume_token=first.resume_token), clock())).resumed
     directory.forget(session)
-    assert 1 == len(directory)
+    assert len(directory) == 1

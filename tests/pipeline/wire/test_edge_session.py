@@ -40,7 +40,7 @@ def test_welcome_opens_with_credit() -> None:
     pair = Pair().open()
     assert [Connected, CreditChanged] == [type(event) for event in pair.edge_events]
     assert pair.edge.can_send()
-    assert limits.CREDIT_FRAMES == pair.edge.credit_available
+    assert pair.edge.credit_available == limits.CREDIT_FRAMES
 
 
 def test_frame_is_answered() -> None:
@@ -53,7 +53,7 @@ def test_frame_is_answered() -> None:
     (answered,) = pair.of(Answered)
     assert (frame, tuple(RESULTS), 1000) == (answered.frame, answered.tasks, answered.payload_bytes)
     assert 1000 < answered.wire_bytes < 1040
-    assert (1, 0) == (pair.edge.account.answered, len(pair.edge.account.in_flight))
+    assert (pair.edge.account.answered, len(pair.edge.account.in_flight)) == (1, 0)
 
 
 def test_newest_frame_wins_without_credit() -> None:
@@ -83,7 +83,7 @@ def test_credit_is_cumulative_and_idempotent() -> None:
     pair = Pair().open()
     for granted in (9, 9, 3, 9):
         pair.edge.receive(Credit(granted, 2000), "control", pair.now)
-    assert 9 == pair.edge.credit_available
+    assert pair.edge.credit_available == 9
 
 
 def test_lost_window_is_given_back() -> None:
@@ -93,7 +93,7 @@ def test_lost_window_is_given_back() -> None:
     for _ in range(limits.CREDIT_FRAMES):
         pair.capture()
         pair.flow()
-    assert 0 == pair.edge.credit_available
+    assert pair.edge.credit_available == 0
     pair.keep = lambda outgoing: True
     waiting = pair.capture()
     pair.flow()
@@ -117,7 +117,7 @@ def test_lost_at_deadline_and_grace() -> None:
     pair.keep = lambda outgoing: outgoing.channel != "frames"
     frame = pair.capture()
     pair.pass_time(0.1 + limits.LOST_GRACE_MS / 1000 - 0.01)
-    assert [] == drops(pair)
+    assert drops(pair) == []
     pair.pass_time(0.02)
     assert [(frame, "lost")] == drops(pair)
 
@@ -132,7 +132,7 @@ def test_first_terminal_state_is_final() -> None:
     assert [(lost, "lost")] == drops(pair)
     late = Result(lost, [], 0, 0, [0] * 5, 4, 2000)
     pair.edge.receive(late, "results", pair.now)
-    assert (0, 1, 0) == (pair.edge.account.answered, pair.edge.account.late_results, pair.edge.account.duplicates)
+    assert (pair.edge.account.answered, pair.edge.account.late_results, pair.edge.account.duplicates) == (0, 1, 0)
     pair.keep = lambda outgoing: True
     answered = pair.capture()
     pair.flow()
@@ -140,7 +140,7 @@ def test_first_terminal_state_is_final() -> None:
     pair.flow()
     again = Result(answered, [], 0, 0, [0] * 5, 4, 2000)
     pair.edge.receive(again, "results", pair.now)
-    assert (1, 1, 1) == (pair.edge.account.answered, pair.edge.account.late_results, pair.edge.account.duplicates)
+    assert (pair.edge.account.answered, pair.edge.account.late_results, pair.edge.account.duplicates) == (1, 1, 1)
     assert pair.edge.account.balanced
 
 
@@ -160,8 +160,8 @@ def test_encode_failure_ends_the_frame() -> None:
     pair.edge.capture(0, pair.now)
     pair.edge.fail(0, "encode_failed", "ONNX said no", pair.now)
     pair.flow()
-    assert [(0, "encode_failed")] == drops(pair)
-    assert 0 == pair.server.account.entered
+    assert drops(pair) == [(0, "encode_failed")]
+    assert pair.server.account.entered == 0
 
 
 def test_payload_over_the_limit_is_not_sent() -> None:
@@ -180,7 +180,7 @@ def test_pictures_travel_as_jpeg_frames() -> None:
     pair.capture(b"\xff\xd8 picture", kind="jpeg")
     pair.flow()
     assert any(isinstance(outgoing.message, JpegFrame) for outgoing in pair.sent_up)
-    assert [0] == pair.received()
+    assert pair.received() == [0]
 
 
 def test_numbers_go_up() -> None:
@@ -205,13 +205,13 @@ def test_lossless_waits_instead_of_superseding() -> None:
     for _ in range(5):
         pair.capture()
     pair.flow()
-    assert [0, 1] == pair.received()
+    assert pair.received() == [0, 1]
     pair.pass_time(3.0)
     for frame in range(5):
         pair.answer(frame)
         pair.flow()
-    assert [0, 1, 2, 3, 4] == pair.received()
-    assert (5, {}) == (pair.edge.account.answered, pair.edge.account.dropped)
+    assert pair.received() == [0, 1, 2, 3, 4]
+    assert (pair.edge.account.answered, pair.edge.account.dropped) == (5, {})
     assert all(outgoing.message.budget_us == 0 for outgoing in pair.sent_up if isinstance(outgoing.message, Frame))
 
 
@@ -231,8 +231,8 @@ def test_lossless_sends_again_after_a_cut() -> None:
     assert [answered_unheard, lost_uplink] == pair.received()
     pair.answer(lost_uplink)
     pair.flow()
-    assert (2, 2) == (pair.edge.account.answered, pair.server.account.answered)
-    assert 2 == pair.server.account.entered
+    assert (pair.edge.account.answered, pair.server.account.answered) == (2, 2)
+    assert pair.server.account.entered == 2
 
 
 def test_resume_keeps_frames_in_flight() -> None:
@@ -246,10 +246,10 @@ def test_resume_keeps_frames_in_flight() -> None:
     pair.answer(frame)
     pair.pass_time(1.0)
     pair.connect()
-    assert [False, True] == [event.welcome.resumed for event in pair.of(Connected)]
+    assert [event.welcome.resumed for event in pair.of(Connected)] == [False, True]
     assert session == pair.edge.welcome.session
     assert [frame] == [event.frame for event in pair.of(Answered)]
-    assert 1 == pair.edge.credit.sent
+    assert pair.edge.credit.sent == 1
 
 
 def test_disconnected_frames_end_at_their_deadline() -> None:
@@ -273,12 +273,12 @@ def test_new_session_ends_what_was_under_way() -> None:
     pair.connect()
     assert [(gone, "disconnected")] == drops(pair)
     assert [gone, waiting] == pair.received()
-    assert 1 == pair.edge.credit.sent
+    assert pair.edge.credit.sent == 1
     pair.answer(waiting)
     pair.flow()
-    assert (2, 1, {"disconnected": 1}) == (
+    assert (
         pair.edge.account.entered, pair.edge.account.answered, pair.edge.account.dropped
-    )
+    ) == (2, 1, {"disconnected": 1})
 
 
 def test_hello_timeout_asks_for_another_connection() -> None:
@@ -287,9 +287,9 @@ def test_hello_timeout_asks_for_another_connection() -> None:
     pair.edge.connected(pair.now)
     pair.keep = lambda outgoing: False
     pair.pass_time(limits.HELLO_TIMEOUT_MS / 1000 + 0.01)
-    assert DETACHED == pair.edge.state
+    assert pair.edge.state == DETACHED
     assert pair.edge.wants_connection
-    assert ["no Welcome within 5000 ms"] == [event.reason for event in pair.of(Disconnected)]
+    assert [event.reason for event in pair.of(Disconnected)] == ["no Welcome within 5000 ms"]
 
 
 def test_silence_is_noticed() -> None:
@@ -297,7 +297,7 @@ def test_silence_is_noticed() -> None:
     pair = Pair().open()
     pair.keep = lambda outgoing: False
     pair.pass_time(limits.IDLE_TIMEOUT_MS / 1000 + 0.01)
-    assert DETACHED == pair.edge.state
+    assert pair.edge.state == DETACHED
 
 
 def test_stop_says_goodbye_and_reconciles() -> None:
@@ -309,8 +309,8 @@ def test_stop_says_goodbye_and_reconciles() -> None:
     pair.edge.stop(pair.now)
     pair.flow()
     assert [(0, "stopped"), (waiting, "stopped")] == sorted(drops(pair))
-    assert (CLOSED, CLOSED) == (pair.edge.state, pair.server.state)
-    assert (1, 1) == (pair.server.edge_frames, pair.edge.peer_frames)
+    assert (pair.edge.state, pair.server.state) == (CLOSED, CLOSED)
+    assert (pair.server.edge_frames, pair.edge.peer_frames) == (1, 1)
     assert [Closed("done", "", True), Closed("done", "", True)] == pair.of(Closed)
 
 
@@ -321,11 +321,11 @@ def test_stop_waits_for_answers() -> None:
     pair.flow()
     pair.edge.stop(pair.now, drain_s=1.0)
     pair.flow()
-    assert [] == pair.of(Closed)
+    assert pair.of(Closed) == []
     pair.answer(frame)
     pair.flow()
-    assert (1, {}) == (pair.edge.account.answered, pair.edge.account.dropped)
-    assert CLOSED == pair.edge.state
+    assert (pair.edge.account.answered, pair.edge.account.dropped) == (1, {})
+    assert pair.edge.state == CLOSED
 
 
 def test_stop_does_not_wait_for_a_mute_server() -> None:
@@ -334,7 +334,7 @@ def test_stop_does_not_wait_for_a_mute_server() -> None:
     pair.keep = lambda outgoing: False
     pair.edge.stop(pair.now)
     pair.pass_time(limits.GOODBYE_TIMEOUT_MS / 1000 + 0.01)
-    assert CLOSED == pair.edge.state
+    assert pair.edge.state == CLOSED
 
 
 def test_frames_after_the_end_are_counted() -> None:
@@ -343,7 +343,7 @@ def test_frames_after_the_end_are_counted() -> None:
     pair.edge.stop(pair.now)
     pair.capture()
     pair.flow()
-    assert [(0, "stopped")] == drops(pair)
+    assert drops(pair) == [(0, "stopped")]
     assert pair.edge.account.balanced
 
 
@@ -370,9 +370,9 @@ def test_draining_server_names_another() -> None:
     pair = Pair().open()
     pair.server.goodbye("draining", "stopping", pair.now, resumable=True, peer="tcp://other:1")
     pair.flow()
-    assert "tcp://other:1" == pair.edge.peer
+    assert pair.edge.peer == "tcp://other:1"
     pair.connect()
-    assert [False, True] == [event.welcome.resumed for event in pair.of(Connected)]
+    assert [event.welcome.resumed for event in pair.of(Connected)] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -395,17 +395,17 @@ def test_broken_contract_closes(message: object, channel: str, detail: str) -> N
     goodbye = pair.edge.poll_send(pair.now)
     assert goodbye is not None
     assert isinstance(goodbye.message, Goodbye)
-    assert "protocol" == goodbye.message.reason
+    assert goodbye.message.reason == "protocol"
     assert goodbye.message.detail.startswith(detail)
-    assert CLOSED == pair.edge.state
-    assert {"disconnected": 1} == pair.edge.account.dropped
+    assert pair.edge.state == CLOSED
+    assert pair.edge.account.dropped == {"disconnected": 1}
 
 
 def test_bytes_that_are_no_message_close() -> None:
     """Garbage from a server is a broken contract, not an exception."""
     pair = Pair().open()
     pair.edge.receive_data(b"\xc1", pair.now)
-    assert CLOSED == pair.edge.state
+    assert pair.edge.state == CLOSED
 
 
 def test_other_codec_is_offered() -> None:
@@ -434,5 +434,5 @@ def test_unsent_frame_is_counted() -> None:
     assert outgoing is not None
     pair.edge.unsent(outgoing, "socket full", pair.now)
     pair.flow()
-    assert [(0, "send_failed")] == drops(pair)
-    assert OPEN == pair.edge.state
+    assert drops(pair) == [(0, "send_failed")]
+    assert pair.edge.state == OPEN

@@ -6,7 +6,15 @@ import pytest
 
 from pipeline import limits
 from pipeline.errors import ConfigError, LocalProtocolError
-from pipeline.wire.events import BundleRequested, Closed, Disconnected, FrameDropped, FrameReceived, SessionOpened, TasksWanted
+from pipeline.wire.events import (
+    BundleRequested,
+    Closed,
+    Disconnected,
+    FrameDropped,
+    FrameReceived,
+    SessionOpened,
+    TasksWanted,
+)
 from pipeline.wire.messages import (
     BundlePart,
     Credit,
@@ -65,7 +73,7 @@ def test_too_old_on_arrival_is_dropped_unseen() -> None:
     """A frame whose budget is used up is not handed out."""
     pair = opened()
     send(pair, Frame(0, 600_000, 500_000, b"x", 1))
-    assert [] == pair.received()
+    assert pair.received() == []
     assert Dropped(0, "deadline", "too old on arrival", 0, 5, 2000) == reply(pair, Dropped)
 
 
@@ -74,8 +82,8 @@ def test_doubled_frame_is_handed_out_once() -> None:
     pair = opened()
     for _ in range(3):
         send(pair, Frame(0, 0, 500_000, b"x", 1))
-    assert [0] == pair.received()
-    assert (1, 2) == (pair.server.account.entered, pair.server.account.duplicates)
+    assert pair.received() == [0]
+    assert (pair.server.account.entered, pair.server.account.duplicates) == (1, 2)
 
 
 def test_frames_in_any_order() -> None:
@@ -83,7 +91,7 @@ def test_frames_in_any_order() -> None:
     pair = opened()
     for frame, ordinal in ((2, 3), (0, 1), (3, 4), (1, 2)):
         send(pair, Frame(frame, 0, 500_000, b"x", ordinal))
-    assert [2, 0, 3, 1] == pair.received()
+    assert pair.received() == [2, 0, 3, 1]
 
 
 def test_frame_too_old_to_tell_is_ignored() -> None:
@@ -91,7 +99,7 @@ def test_frame_too_old_to_tell_is_ignored() -> None:
     pair = opened(edge={"lossless": True})
     send(pair, Frame(limits.REMEMBERED_FRAMES + 5, 0, 0, b"x", 1))
     send(pair, Frame(5, 0, 0, b"x", 2))
-    assert [limits.REMEMBERED_FRAMES + 5] == pair.received()
+    assert pair.received() == [limits.REMEMBERED_FRAMES + 5]
 
 
 def test_gap_gives_credit_back_at_once() -> None:
@@ -121,7 +129,7 @@ def test_credit_of_zero_drains() -> None:
         pair.flow()
     pair.capture()
     pair.flow()
-    assert limits.CREDIT_FRAMES == len(pair.received())
+    assert len(pair.received()) == limits.CREDIT_FRAMES
 
 
 def test_answer_once() -> None:
@@ -132,7 +140,7 @@ def test_answer_once() -> None:
     assert pair.answer(frame)
     assert not pair.answer(frame)
     assert not pair.server.drop(frame, "shed", "", pair.now)
-    assert (1, {}) == (pair.server.account.answered, pair.server.account.dropped)
+    assert (pair.server.account.answered, pair.server.account.dropped) == (1, {})
 
 
 def test_forgotten_frame_ends_at_deadline_and_grace() -> None:
@@ -167,18 +175,18 @@ def test_unknown_protocol_version_is_refused() -> None:
         "protocol",
         "the edge speaks protocol version 99, this server 1: install the same FrankenStream version on both",
     ) == goodbye
-    assert CLOSED == pair.server.state
+    assert pair.server.state == CLOSED
 
 
 def test_other_codec_is_refused_or_welcomed() -> None:
     """Only a server that hands out its bundle welcomes an edge with another codec."""
     pair = Pair(edge={"codec_id": "d" * 64})
     pair.connect()
-    assert [("codec", False), ("codec", False)] == [(event.reason, event.clean) for event in pair.of(Closed)]
+    assert [(event.reason, event.clean) for event in pair.of(Closed)] == [("codec", False), ("codec", False)]
     pair = Pair(edge={"codec_id": "d" * 64}, offer=make_offer(hands_out_bundle=True)).open()
     pair.capture()
     pair.flow()
-    assert {"undecodable": 1} == pair.edge.account.dropped
+    assert pair.edge.account.dropped == {"undecodable": 1}
 
 
 def test_unknown_task_is_refused_with_its_reason() -> None:
@@ -189,19 +197,19 @@ def test_unknown_task_is_refused_with_its_reason() -> None:
 
     pair = Pair(offer=make_offer(resolve_tasks=resolve))
     pair.connect()
-    assert ("error", "task 'birds' is unknown, expected one of food101") == (
+    assert (
         pair.of(Closed)[0].reason, pair.of(Closed)[0].detail
-    )
+    ) == ("error", "task 'birds' is unknown, expected one of food101")
 
 
 def test_hello_timeout() -> None:
     """A connection without Hello is closed."""
     pair = Pair()
     pair.server.connected(pair.now)
-    assert WAITING == pair.server.state
+    assert pair.server.state == WAITING
     pair.clock.advance(limits.HELLO_TIMEOUT_MS / 1000)
     pair.server.timer(pair.now)
-    assert CLOSED == pair.server.state
+    assert pair.server.state == CLOSED
     assert isinstance(reply(pair, Goodbye), Goodbye)
 
 
@@ -213,7 +221,7 @@ def test_idle_edge_is_hung_up_and_may_resume() -> None:
     pair.server.timer(pair.now)
     goodbye = reply(pair, Goodbye)
     assert isinstance(goodbye, Goodbye)
-    assert ("idle", DETACHED) == (goodbye.reason, pair.server.state)
+    assert (goodbye.reason, pair.server.state) == ("idle", DETACHED)
     assert goodbye.resume_token in pair.server.resume_tokens
 
 
@@ -225,8 +233,8 @@ def test_detached_session_ends_after_its_window() -> None:
     pair.server.disconnected("gone", pair.now)
     pair.edge.disconnected("gone", pair.now)
     pair.pass_time(limits.RESUME_WINDOW_MS / 1000 + 0.1)
-    assert CLOSED == pair.server.state
-    assert {"disconnected": 1} == pair.server.account.dropped
+    assert pair.server.state == CLOSED
+    assert pair.server.account.dropped == {"disconnected": 1}
     assert [Disconnected("gone")] == [event for event in pair.server_events if isinstance(event, Disconnected)]
 
 
@@ -248,9 +256,9 @@ def test_doubled_hello_is_ignored_and_another_is_not() -> None:
     hello = pair.server.hello
     assert hello is not None
     send(pair, hello, "control")
-    assert OPEN == pair.server.state
+    assert pair.server.state == OPEN
     send(pair, Hello(1, CODEC_ID, client="somebody else"), "control")
-    assert CLOSED == pair.server.state
+    assert pair.server.state == CLOSED
 
 
 def test_late_messages_of_an_ended_connection_are_ignored() -> None:
@@ -258,7 +266,7 @@ def test_late_messages_of_an_ended_connection_are_ignored() -> None:
     pair = opened()
     pair.server.goodbye("draining", "", pair.now, resumable=True)
     send(pair, Frame(0, 0, 500_000, b"x", 1))
-    assert (DETACHED, []) == (pair.server.state, pair.received())
+    assert (pair.server.state, pair.received()) == (DETACHED, [])
 
 
 @pytest.mark.parametrize(
@@ -292,7 +300,7 @@ def test_flood_of_one_ordinal_is_limited() -> None:
         send(pair, Frame(frame, 0, 0, b"x", 1))
     goodbye = reply(pair, Goodbye)
     assert isinstance(goodbye, Goodbye)
-    assert "limit" == goodbye.reason
+    assert goodbye.reason == "limit"
 
 
 def test_pings_without_reading_are_limited() -> None:
@@ -300,7 +308,7 @@ def test_pings_without_reading_are_limited() -> None:
     pair = opened()
     for ping in range(limits.CONTROL_QUEUE_MAX + 1):
         send(pair, Ping(ping, 0), "control")
-    assert CLOSED == pair.server.state
+    assert pair.server.state == CLOSED
 
 
 def test_pongs_that_were_not_asked_for_are_ignored() -> None:
@@ -309,7 +317,7 @@ def test_pongs_that_were_not_asked_for_are_ignored() -> None:
     before = pair.server.clock.offset_s
     send(pair, Pong(12345, 0, 2**53, 2**53), "control")
     assert before == pair.server.clock.offset_s
-    assert OPEN == pair.server.state
+    assert pair.server.state == OPEN
 
 
 def test_parts_make_a_frame() -> None:
@@ -318,10 +326,10 @@ def test_parts_make_a_frame() -> None:
     for part in (2, 0, 0, 1):
         send(pair, FramePart(0, part, 3, 0, 500_000, bytes([part]) * 2, 1))
     (event,) = pair.of(FrameReceived)
-    assert b"\0\0\1\1\2\2" == event.bitstream
+    assert event.bitstream == b"\0\0\1\1\2\2"
     send(pair, FramePart(0, 1, 3, 0, 500_000, b"late", 1))
-    assert [0] == pair.received()
-    assert 1 == pair.server.account.entered
+    assert pair.received() == [0]
+    assert pair.server.account.entered == 1
 
 
 def test_lost_part_leaves_the_prefix() -> None:
@@ -331,10 +339,10 @@ def test_lost_part_leaves_the_prefix() -> None:
     for part in (0, 1, 3):
         send(pair, FramePart(0, part, 4, 100_000, 500_000, bytes([part]), 1))
     pair.pass_time(0.19)
-    assert [] == pair.received()
+    assert pair.received() == []
     pair.pass_time(0.02)
     (event,) = pair.of(FrameReceived)
-    assert b"\0\1" == event.bitstream
+    assert event.bitstream == b"\0\1"
 
 
 def test_lost_first_part_is_undecodable() -> None:
@@ -343,7 +351,7 @@ def test_lost_first_part_is_undecodable() -> None:
     pair.keep = lambda outgoing: False
     send(pair, FramePart(0, 1, 2, 0, 500_000, b"x", 1))
     pair.pass_time(0.3)
-    assert {"undecodable": 1} == pair.server.account.dropped
+    assert pair.server.account.dropped == {"undecodable": 1}
 
 
 def test_edge_splits_into_parts() -> None:
@@ -353,8 +361,8 @@ def test_edge_splits_into_parts() -> None:
     pair.flow()
     (event,) = pair.of(FrameReceived)
     assert (frame, bytes(range(250)) * 10) == (event.frame, event.bitstream)
-    assert 3 == sum(isinstance(outgoing.message, FramePart) for outgoing in pair.sent_up)
-    assert 1 == pair.edge.credit.sent
+    assert sum(isinstance(outgoing.message, FramePart) for outgoing in pair.sent_up) == 3
+    assert pair.edge.credit.sent == 1
 
 
 def test_tasks_wanted_reaches_the_owner() -> None:
@@ -400,7 +408,7 @@ def test_unsent_answer_waits_for_the_edge() -> None:
     pair.server.disconnected("gone", pair.now)
     pair.edge.disconnected("gone", pair.now)
     pair.connect()
-    assert 1 == pair.edge.account.answered
+    assert pair.edge.account.answered == 1
 
 
 def test_unknown_cause_is_a_bug() -> None:

@@ -30,13 +30,13 @@ def test_stages_of_a_frame() -> None:
 def test_unknown_offset_splits_in_halves() -> None:
     """Before the first Pong the network's share is shared equally."""
     stages = stages_ms(MARKS, 10.012, result(0.0, [0, 0, 5000, 0, 0]), 10.047, None)
-    assert (15.0, 15.0) == (stages["uplink"], stages["downlink"])
+    assert (stages["uplink"], stages["downlink"]) == (15.0, 15.0)
 
 
 def test_negative_share_goes_to_the_other() -> None:
     """An offset that is a little off makes no negative stage."""
     stages = stages_ms(MARKS, 10.012, result(110.000, [0, 0, 0, 0, 0]), 10.020, 100.0)
-    assert (0.0, 8.0) == (stages["uplink"], stages["downlink"])
+    assert (stages["uplink"], stages["downlink"]) == (0.0, 8.0)
 
 
 times = st.floats(0, 1e6, allow_nan=False)

@@ -32,7 +32,7 @@ def test_every_state_is_reached_and_left(table: Table, first: str) -> None:
     for _ in table:
         reached |= {target for state in reached for target in table[state].values()}
     assert set(table) == reached
-    assert {} == table[CLOSED]
+    assert table[CLOSED] == {}
     for state in set(table) - {CLOSED}:
         ahead = {state}
         for _ in table:
@@ -49,10 +49,10 @@ def test_triggers_are_messages_or_local(table: Table, first: str) -> None:
 
 def test_goodbye_has_three_triggers() -> None:
     """Token, retry, neither."""
-    assert "Goodbye" == trigger_of(Goodbye("done"))
-    assert "Goodbye+token" == trigger_of(Goodbye("idle", resume_token=b"t", retry_after_s=1))
-    assert "Goodbye+retry" == trigger_of(Goodbye("full", retry_after_s=1))
-    assert "Goodbye" == trigger_of(Goodbye("full", retry_after_s=float("nan")))
+    assert trigger_of(Goodbye("done")) == "Goodbye"
+    assert trigger_of(Goodbye("idle", resume_token=b"t", retry_after_s=1)) == "Goodbye+token"
+    assert trigger_of(Goodbye("full", retry_after_s=1)) == "Goodbye+retry"
+    assert trigger_of(Goodbye("full", retry_after_s=float("nan"))) == "Goodbye"
 
 
 def test_connected_states_are_states() -> None:
