@@ -50,8 +50,8 @@ class CostModel:
     """Seconds that a batch takes, by size: measured runs in classes of powers of two.
 
     `p95_s` is for promises (when must a batch close to be in time?), `median_s` for giving up: a frame is refused only
-    if even an ordinary run would be too late. With the p95 there, one slow run among few would shed what would have been
-    answered, and keep doing so, since nothing that is shed gets measured.
+    if even an ordinary run would be too late. With the p95 there, one slow run among few would shed what would have
+    been answered, and keep doing so, since nothing that is shed gets measured.
 
     A class that never ran is scaled from the nearest one that did, in proportion to its size: an overestimate for
     larger batches, which share overheads.

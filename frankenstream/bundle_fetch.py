@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pipeline.bundle import EdgeBundle, EdgeCache, EdgeFetch
@@ -17,7 +18,11 @@ SILENCE_S = 15.0
 
 
 def fetch_edge_bundle(
-    url: str, *, keys: ClientKeys | None = None, pinned: str = "", progress: Callable[[int, int], None] = lambda done, total: None
+    url: str,
+    *,
+    keys: ClientKeys | None = None,
+    pinned: str = "",
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[EdgeBundle, Path]:
     """The edge half of the bundle that the server at `url` uses, and where it is kept now.
 
@@ -48,11 +53,14 @@ def _offered(events: queue.SimpleQueue[EdgeEvent]) -> str:
 
 
 def _fetch(
-    fetch: EdgeFetch, transport: EdgeTransport, events: queue.SimpleQueue[EdgeEvent], progress: Callable[[int, int], None]
+    fetch: EdgeFetch,
+    transport: EdgeTransport,
+    events: queue.SimpleQueue[EdgeEvent],
+    progress: Callable[[int, int], None],
 ) -> EdgeBundle:
     while True:
-        offset = fetch.offset
-        transport.call(lambda session, now: session.request_bundle(fetch.codec_id, offset, now))
+        ask = partial(EdgeSession.request_bundle, codec_id=fetch.codec_id, offset=fetch.offset)
+        transport.call(lambda session, now, ask=ask: ask(session, now=now))
         event = _next(events)
         while not isinstance(event, BundlePartReceived):
             event = _next(events)
@@ -67,7 +75,9 @@ def _next(events: queue.SimpleQueue[EdgeEvent]) -> EdgeEvent:
     try:
         event = events.get(timeout=SILENCE_S)
     except queue.Empty:
-        raise TransportError(f"the server said nothing for {SILENCE_S:.0f} s: is `frankenstream serve` running there?") from None
+        raise TransportError(
+            f"the server said nothing for {SILENCE_S:.0f} s: is `frankenstream serve` running there?"
+        ) from None
     if isinstance(event, Closed):
         raise TransportError(f"the server ended the session ({event.reason}): {event.detail}")
     return event

@@ -100,10 +100,14 @@ def report(summary: Summary, console: Console) -> None:
     console.print(f"[bold]{counts}[/]   {summary.fps:.1f} answers/s over {summary.duration_s:.1f} s", highlight=False)
     if summary.capture_to_result_ms is not None:
         total = summary.capture_to_result_ms
-        console.print(f"capture to result: median {total.p50:.1f} ms, 95 % within {total.p95:.1f}, 99 % within {total.p99:.1f}", highlight=False)
+        console.print(
+            f"capture to result: median {total.p50:.1f} ms, 95 % within {total.p95:.1f}, 99 % within {total.p99:.1f}",
+            highlight=False,
+        )
         console.print(
             f"payload {summary.payload_bytes_mean:,.0f} B a frame ({summary.bits_per_pixel:.2f} bit per pixel), "
-            f"with the wire {summary.wire_bytes_mean:,.0f} B, {summary.kbps:,.0f} kbit/s", highlight=False,
+            f"with the wire {summary.wire_bytes_mean:,.0f} B, {summary.kbps:,.0f} kbit/s",
+            highlight=False,
         )
         console.print(_stage_table(summary, console.width))
     labels = ", ".join(f"{task}: {top.label} ({top.share:.0%} of frames)" for task, top in summary.tasks.items())

@@ -53,7 +53,9 @@ class ServerProcess:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -76,7 +78,9 @@ class ServerProcess:
                 if self._process.poll() is not None:
                     raise EngineError(_last_words(log))
                 if time.monotonic() > deadline:
-                    raise TransportError(f"the server was not ready within {START_TIMEOUT_S:.0f} s: see `frankenstream serve`")
+                    raise TransportError(
+                        f"the server was not ready within {START_TIMEOUT_S:.0f} s: see `frankenstream serve`"
+                    )
                 if line := _last_line(log):
                     status.update(f"starting the server: {line}")
                 time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""What a built wheel holds: its top-level names are pinned, the default bundle and the C source travel, tests do not."""
+"""What a built wheel holds: pinned top-level names, the default bundle and the C source, and no tests."""
 
 from __future__ import annotations
 

@@ -33,18 +33,15 @@ COMMANDS: dict[str, str] = {
 
 def build_app(config_file: Path | None = None) -> App:
     """The command tree. Settings come from flags, then `FRANKENSTREAM_*`, then a TOML file."""
-    toml = (
-        Toml(config_file, must_exist=True)
-        if config_file
-        else Toml("frankenstream.toml", search_parents=True)
-    )
+    toml = Toml(config_file, must_exist=True) if config_file else Toml("frankenstream.toml", search_parents=True)
     app = App(
         name="frankenstream",
         help="Streaming computer vision for cameras that cannot carry the models they need.",
         version=_version,
         config=[Env("FRANKENSTREAM_"), toml],
-        help_epilogue="Start with `frankenstream demo`. A flag wins over its environment variable (FRANKENSTREAM_SERVE_LISTEN for "
-        "serve --listen), which wins over frankenstream.toml ([serve] listen = …; or `--config FILE` before the command).",
+        help_epilogue="Start with `frankenstream demo`. A flag wins over its environment variable "
+        "(FRANKENSTREAM_SERVE_LISTEN for serve --listen), which wins over frankenstream.toml ([serve] listen = …; "
+        "or `--config FILE` before the command).",
         result_action="return_value",
     )
     for name, sentence in COMMANDS.items():
@@ -57,8 +54,8 @@ def build_app(config_file: Path | None = None) -> App:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script: runs a command, prints one line on errors, exits."""
-    # The products here are small (heads: 0.1 ms); waking a second thread for one costs more than it saves, and on a busy
-    # machine milliseconds. Must be set before numpy is imported.
+    # The products here are small (heads: 0.1 ms); waking a second thread for one costs more than it saves, and on a
+    # busy machine milliseconds. Must be set before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
@@ -74,7 +71,7 @@ def run(arguments: list[str]) -> int:
     except CycloptsError as error:
         return _fail(f"{str(error).strip()} See `frankenstream --help`.", 2)
     except BrokenPipeError:
-        # `frankenstream … | head`: the reader has gone, which is its right. Keep the interpreter from complaining at exit.
+        # `frankenstream … | head`: the reader has gone, which is its right. The interpreter would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -85,7 +82,9 @@ def _take_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
     if arguments[:1] != ["--config"]:
         return None, arguments
     if len(arguments) < 2 or not Path(arguments[1]).is_file():
-        raise ConfigError(f"--config needs a TOML file, {' '.join(arguments[1:2]) or 'nothing'!r} is none: check the path")
+        raise ConfigError(
+            f"--config needs a TOML file, {' '.join(arguments[1:2]) or 'nothing'!r} is none: check the path"
+        )
     return Path(arguments[1]), arguments[2:]
 
 

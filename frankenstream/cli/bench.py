@@ -1,4 +1,4 @@
-"""`frankenstream bench`: what this device can do. The claims of the documentation are measured by `python -m benchmarks.…`."""
+"""`frankenstream bench`: what this device can do. The documentation's claims are measured by `python -m benchmarks.…`."""
 
 from __future__ import annotations
 
@@ -45,9 +45,17 @@ def device(*, bundle: Path | None = None, threads: int = 1) -> None:
     payload = codec.encode(symbols, index)
 
     table = Table("step", "median ms", box=None, pad_edge=False)
-    table.add_row(f"preprocess {pixels.shape[1]}×{pixels.shape[0]} → {encoder.spec.size}", _median_ms(lambda: encoder.preprocess(pixels)))
+    table.add_row(
+        f"preprocess {pixels.shape[1]}×{pixels.shape[0]} → {encoder.spec.size}",
+        _median_ms(lambda: encoder.preprocess(pixels)),
+    )
     table.add_row("analysis", _median_ms(lambda: encoder.analyse(image)))
-    table.add_row("quantise and entropy encode", _median_ms(lambda: codec.encode(quantise(encoder.analyse(image), point), index), minus=lambda: encoder.analyse(image)))
+    table.add_row(
+        "quantise and entropy encode",
+        _median_ms(
+            lambda: codec.encode(quantise(encoder.analyse(image), point), index), minus=lambda: encoder.analyse(image)
+        ),
+    )
     table.add_row(f"entropy decode ({len(payload)} bytes)", _median_ms(lambda: codec.decode(payload)))
     console.print(table)
     console.print("\nforms of the encoder, measured at start:")

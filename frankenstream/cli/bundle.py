@@ -36,12 +36,15 @@ def info(bundle: Path | None = None, *, as_json: bool = False) -> None:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
         return
     console = Console()
-    console.print(f"[bold]{facts['name']}[/]  {facts['bytes'] / 1e6:.1f} MB, of which the edge needs {facts['edge_bytes'] / 1e6:.2f}")
+    sizes = f"{facts['bytes'] / 1e6:.1f} MB, of which the edge needs {facts['edge_bytes'] / 1e6:.2f}"
+    console.print(f"[bold]{facts['name']}[/]  {sizes}")
     console.print(f"codec id   {facts['codec_id']}\nbundle id  {facts['bundle_id']}")
     analysis, latent = facts["analysis"], facts["latent"]
     int8 = "int8 allowed" if analysis["int8_allowed"] else "fp32 only"
-    console.print(f"analysis   {analysis['name']} ({int8}), latent {latent['channels']} channels at 1/{latent['stride']}, "
-                  f"{len(latent['layers'])} layers\n")
+    console.print(
+        f"analysis   {analysis['name']} ({int8}), latent {latent['channels']} channels at 1/{latent['stride']}, "
+        f"{len(latent['layers'])} layers\n"
+    )
     console.print(_points(facts))
     console.print(_heads(facts))
     console.print(f"[dim]{facts['licence']}[/]")
@@ -83,8 +86,12 @@ def _heads(facts: dict[str, Any]) -> Table:
     table = Table("task", "backbone", "classes", "direct %", "through the codec %", box=None, pad_edge=False)
     for head in facts["heads"]:
         accuracies = (head.get("accuracy_direct"), head.get("accuracy_codec"))
-        table.add_row(head["task"], head["backbone"], str(head["classes"]),
-                      *("-" if value is None else f"{value:.1f}" for value in accuracies))
+        table.add_row(
+            head["task"],
+            head["backbone"],
+            str(head["classes"]),
+            *("-" if value is None else f"{value:.1f}" for value in accuracies),
+        )
     return table
 
 

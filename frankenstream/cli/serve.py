@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def command(*, server: ServerSettings | None = None, announce: Path | None = None, log_json: bool = False) -> None:
     """Answer edges: decode latents, run backbones and task heads.
 
-    The first start of a backbone exports it once (some seconds); later starts take it from the cache. SIGTERM and Ctrl-C
-    answer what is under way and say goodbye to every edge.
+    The first start of a backbone exports it once (some seconds); later starts take it from the cache. SIGTERM and
+    Ctrl-C answer what is under way and say goodbye to every edge.
 
     Parameters
     ----------

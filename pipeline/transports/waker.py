@@ -34,8 +34,8 @@ class Waker:
     def clear(self) -> None:
         """Called by the woken thread *before* it looks at what it was woken for.
 
-        Drained first, then marked: the other way round, a wake in between would lose its byte and keep its mark, and no
-        later one would ever send again. A wake between the two lines sends nothing, but what it is for is there already.
+        Drained first, then marked: the other way round, a wake in between would lose its byte and keep its mark, and
+        no later one would ever send again. A wake between the two sends nothing, but what it is for is there already.
         """
         with contextlib.suppress(OSError):
             while self._readable.recv(64):

@@ -68,7 +68,9 @@ def test_what_is_wrong_is_one_line(
     assert words in line
 
 
-def test_listening_beyond_this_machine_without_keys_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_listening_beyond_this_machine_without_keys_is_refused(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Before anything is built: the line comes at once and names `frankenstream keys`."""
     assert run(["serve", "--listen", "tcp://0.0.0.0:5599", "--bundle", str(bundle)]) == 4
     assert "frankenstream keys" in said(capsys)
