@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from pipeline.bundle import EdgeBundle, EdgeCache, EdgeFetch
@@ -59,8 +58,7 @@ def _fetch(
     progress: Callable[[int, int], None],
 ) -> EdgeBundle:
     while True:
-        ask = partial(EdgeSession.request_bundle, codec_id=fetch.codec_id, offset=fetch.offset)
-        transport.call(lambda session, now, ask=ask: ask(session, now=now))
+        _ask(transport, fetch.codec_id, fetch.offset)
         event = _next(events)
         while not isinstance(event, BundlePartReceived):
             event = _next(events)
@@ -69,6 +67,10 @@ def _fetch(
         progress(fetch.offset, part.total)
         if bundle is not None:
             return bundle
+
+
+def _ask(transport: EdgeTransport, codec_id: str, offset: int) -> None:
+    transport.call(lambda session, now: session.request_bundle(codec_id, offset, now))
 
 
 def _next(events: queue.SimpleQueue[EdgeEvent]) -> EdgeEvent:

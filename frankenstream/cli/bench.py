@@ -1,4 +1,4 @@
-"""`frankenstream bench`: what this device can do. The documentation's claims are measured by `python -m benchmarks.…`."""
+"""`frankenstream bench`: what this device can do. The documentation's claims come from `python -m benchmarks.…`."""
 
 from __future__ import annotations
 

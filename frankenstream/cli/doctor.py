@@ -88,7 +88,7 @@ def check_coder() -> Iterator[Finding]:
 
 
 def check_opencv() -> Iterator[Finding]:
-    """opencv-python and opencv-python-headless write the same files: the last one wins, and removing one breaks both."""
+    """opencv-python and opencv-python-headless write the same files: the last one wins, removing one breaks both."""
     both = [name for name in ("opencv-python", "opencv-python-headless") if _version(name)]
     if len(both) == 2:
         yield Finding(

@@ -153,7 +153,8 @@ class ZeroMQEdge:
         session = self.session
         if self._socket is None and session.wants_connection and now >= max(self._retry_at, session.reconnect_at):
             self._open(now)
-        for descriptor, _ in self._poll.poll(self._timeout_ms(now)):
+            self._pump.pump(self._send)  # It may have failed already.
+        for descriptor, _ in self._poll.poll(0 if session.state == CLOSED else self._timeout_ms(now)):
             if descriptor == self._waker.fileno():
                 self._waker.clear()
             elif self._monitor is not None and descriptor == self._monitor.fileno():
@@ -263,7 +264,10 @@ class ZeroMQEdge:
         elif mismatch:
             detail = "this edge has keys and the server has none: start the server with keys, or the edge without"
         elif self._keys is not None and self._handshakes_failed >= _HANDSHAKES_FAILED_MAX:
-            detail = "the handshake fails: the key file given for the server is not this server's, copy its server.key"
+            detail = (
+                "the handshake fails: the key file given for the server is not this server's (copy its server.key), "
+                "or this edge has keys and the server has none"
+            )
         if detail:
             self._hang_up()
             self.session.refused("unauthorised", f"{self.url}: {detail}", self._clock())
