@@ -47,6 +47,7 @@ class EdgePump:
         self._inbox: deque[EdgeCall] = deque()
         self._ending = threading.RLock()
         self._ended = False
+        self._timer_at: float | None = None
         self._unsent: Outgoing | None = None
         self._link = None if link is None else _DelayedLink(link)
 
@@ -116,18 +117,15 @@ class EdgePump:
         if self._link is not None:
             for data in self._link.take_down(now):
                 self._take(data, now)
-        timer_at = session.timer_at()
-        if timer_at is not None and timer_at <= now:
+        if self._timer_at is not None and self._timer_at <= now:
             session.timer(now)
-        while True:
-            self._emit()
-            if not self._send_one(send):
-                break
-        self._emit()
+        while self._emit() or self._send_one(send):
+            pass
+        self._timer_at = session.timer_at()
 
     def next_at(self) -> float | None:
         """When `pump` is to run next even if nothing arrives."""
-        timer_at = self.session.timer_at()
+        timer_at = self._timer_at
         if self._link is None:
             return timer_at
         link_at = self._link.next_at(self._clock())
@@ -140,12 +138,16 @@ class EdgePump:
             self._on_traffic("down", "results", data, now)
         self.session.receive_data(data, now)
 
-    def _emit(self) -> None:
+    def _emit(self) -> bool:
+        """Tell the owner; whether there was anything to tell."""
+        told = False
         while (event := self.session.next_event()) is not None:
+            told = True
             try:
                 self._on_event(event)
             except Exception:
                 log.exception("the owner of the edge session failed on %s", type(event).__name__)
+        return told
 
     def _send_one(self, send: Send) -> bool:
         now = self._clock()

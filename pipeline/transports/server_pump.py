@@ -181,10 +181,8 @@ class ServerPump:
 
     def _pump(self, handle: Handle) -> None:
         """Events and messages of one session until there is nothing left to do now; then its next timer."""
-        while True:
-            self._emit(handle)
-            if not self._send_one(handle):
-                break
+        while self._emit(handle) or self._send_one(handle):
+            pass
         session = handle.session
         if session.state == CLOSED and handle.unsent is None:
             self._remove(handle)
@@ -197,12 +195,16 @@ class ServerPump:
             handle.timer_at = timer_at
             heapq.heappush(self._timers, (timer_at, next(self._order), handle))
 
-    def _emit(self, handle: Handle) -> None:
+    def _emit(self, handle: Handle) -> bool:
+        """Tell the owner; whether there was anything to tell."""
+        told = False
         while (event := handle.session.next_event()) is not None:
+            told = True
             try:
                 self._on_event(handle, event)
             except Exception:
                 log.exception("the server failed on %s of session %s", type(event).__name__, handle.id)
+        return told
 
     def _send_one(self, handle: Handle) -> bool:
         """Hand one message to the network; False if there is none or it takes none."""

@@ -153,7 +153,7 @@ class ZeroMQEdge:
         session = self.session
         if self._socket is None and session.wants_connection and now >= max(self._retry_at, session.reconnect_at):
             self._open(now)
-            self._pump.pump(self._send)  # It may have failed already.
+            self._move_messages()  # It may have succeeded or failed already.
         for descriptor, _ in self._poll.poll(0 if session.state == CLOSED else self._timeout_ms(now)):
             if descriptor == self._waker.fileno():
                 self._waker.clear()

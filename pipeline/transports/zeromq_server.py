@@ -121,13 +121,14 @@ class ZeroMQServer:
         if self._zap is not None:
             self._answer_zap(self._zap)
         # See zeromq_edge: never wait before there is nothing to read after the last send.
-        sent = -1
-        while sent != self._pump.stats.sent_messages:
-            for _ in range(limits.TRANSPORT_QUEUE_MESSAGES):
-                if not self._receive():
-                    break
+        more = True
+        while more:
+            received = 0
+            while received < limits.TRANSPORT_QUEUE_MESSAGES and self._receive():
+                received += 1
             sent = self._pump.stats.sent_messages
             self._pump.run()
+            more = received == limits.TRANSPORT_QUEUE_MESSAGES or sent != self._pump.stats.sent_messages
 
     def _timeout_ms(self) -> int | None:
         if self._closing is not None or self._pump.stalled:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from pipeline import limits
 from pipeline.accounting import FrameAccount
@@ -26,8 +27,7 @@ FrameKind = Literal["bitstream", "jpeg"]
 _GRACE_S = limits.LOST_GRACE_MS / 1000.0
 
 
-@dataclass(slots=True)
-class EdgeFrame:
+class EdgeFrame(msgspec.Struct):
     """A frame that has not ended yet. Times are monotonic seconds."""
 
     captured_at: float

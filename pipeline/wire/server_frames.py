@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from pipeline import limits
 from pipeline.accounting import FrameAccount
@@ -13,8 +13,7 @@ from pipeline.wire.session import NEVER, LimitError
 _GRACE_S = limits.LOST_GRACE_MS / 1000.0
 
 
-@dataclass(frozen=True, slots=True)
-class ServerFrame:
+class ServerFrame(msgspec.Struct, frozen=True, gc=False):
     """A frame that waits for its answer. Times are monotonic seconds."""
 
     received_at: float

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar
+
+import msgspec
 
 from pipeline import limits
 from pipeline.accounting import FrameAccount
@@ -60,8 +61,7 @@ class LimitError(RemoteProtocolError):
     """The peer exceeded one of pipeline.limits: Goodbye says "limit" instead of "protocol"."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """One message to be handed to the network now.
 
     `data` is the encoded message; `expires_at` (monotonic seconds, None: never) says from when on it is not worth
@@ -129,9 +129,12 @@ class Session(Generic[EventT]):
             raise RemoteProtocolError(
                 f"{type(message).__name__} came on channel {channel}, expected {expected}: send it there"
             )
-        trigger = trigger_of(message)
-        if trigger not in self._transitions[self.state]:
-            allowed = ", ".join(sorted(name for name in self._transitions[self.state] if name[0].isupper()))
+        row = self._transitions[self.state]
+        trigger = type(message).__name__
+        if trigger == "Goodbye":
+            trigger = trigger_of(message)
+        if trigger not in row:
+            allowed = ", ".join(sorted(name for name in row if name[0].isupper()))
             raise RemoteProtocolError(
                 f"{trigger} came while the {self._role} session is {self.state}, expected {allowed or 'nothing'}"
             )

@@ -8,7 +8,8 @@ did not use. If the offset would make one of them negative, it is 0 and the othe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from pipeline.stages import SERVER_STAGES
 from pipeline.wire.messages import Result
@@ -19,8 +20,7 @@ def micros(seconds: float) -> int:
     return round(seconds * 1e6)
 
 
-@dataclass(frozen=True, slots=True)
-class StageMarks:
+class StageMarks(msgspec.Struct, frozen=True, gc=False):
     """When a frame passed the edge's stages: consecutive stamps in monotonic seconds.
 
     `captured_at` → capture → `capture_done` → preprocess → `preprocess_done` → analysis → `analysis_done` →
