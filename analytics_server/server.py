@@ -32,7 +32,7 @@ from pipeline.clock import Clock, monotonic
 from pipeline.errors import ConfigError
 from pipeline.runtime.engine import Engine
 from pipeline.runtime.engines import choose_engine, usable_cores
-from pipeline.transports.base import ServerTransport, SessionHandle, listen
+from pipeline.transports.base import ServerTransport, SessionHandle, check_listen, listen
 from pipeline.transports.keys import ServerKeys
 from pipeline.wire import SessionDirectory
 from pipeline.wire.states import OPEN
@@ -120,6 +120,8 @@ class Server:
         """
         self.state = "warming up"
         try:
+            for url in self._listen_urls:
+                check_listen(url, self._keys)
             if self._http:
                 self._http.start()
             self._build_lanes()

@@ -155,6 +155,13 @@ def listen(
     return transport
 
 
+def check_listen(url: str, keys: ServerKeys | None = None) -> None:
+    """What can be said of `listen(url)` beforehand, so that nothing slow is built in vain. Raises TransportError."""
+    check = getattr(_module(url), "check_listen", None)  # optional for further transports
+    if check is not None:
+        check(url, keys)
+
+
 def split_url(url: str) -> tuple[str, str]:
     """(scheme, rest). Raises TransportError."""
     scheme, separator, rest = url.partition("://")

@@ -13,7 +13,7 @@ from pipeline.transports.base import OnEdgeEvent, OnServerEvent, OnTraffic
 from pipeline.transports.keys import ClientKeys, ServerKeys
 from pipeline.transports.link_model import LinkModel
 from pipeline.transports.zeromq_edge import ZeroMQEdge
-from pipeline.transports.zeromq_server import ZeroMQServer
+from pipeline.transports.zeromq_server import ZeroMQServer, check_address, try_address
 from pipeline.wire.directory import SessionDirectory
 from pipeline.wire.edge_session import EdgeSession
 
@@ -30,6 +30,12 @@ def connect(
 ) -> ZeroMQEdge:
     """See transports.base."""
     return ZeroMQEdge(url, session, on_event, keys=keys, link=link, on_traffic=on_traffic, clock=clock)
+
+
+def check_listen(url: str, keys: ServerKeys | None) -> None:
+    """See transports.base: wrong URL, no such interface, address in use, beyond loopback without keys."""
+    check_address(url, keys)
+    try_address(url)
 
 
 def listen(

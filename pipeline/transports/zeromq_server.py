@@ -52,7 +52,7 @@ class ZeroMQServer:
         keys: ServerKeys | None,
         clock: Clock,
     ) -> None:
-        self._scheme = _check_url(url, keys)
+        self._scheme = check_address(url, keys)
         self._keys = keys
         self._clock = clock
         self._context: zmq.Context[Any] = zmq.Context()
@@ -243,7 +243,7 @@ def _property(frame: zmq.Frame, name: str) -> str:
         return ""
 
 
-def _check_url(url: str, keys: ServerKeys | None) -> str:
+def check_address(url: str, keys: ServerKeys | None) -> str:
     """The scheme. Raises TransportError."""
     scheme, rest = split_url(url)
     if scheme == "ipc":
@@ -257,6 +257,19 @@ def _check_url(url: str, keys: ServerKeys | None) -> str:
             "or listen on 127.0.0.1"
         )
     return scheme
+
+
+def try_address(url: str) -> None:
+    """Bind to `url` for a moment. Raises TransportError as `listen` would."""
+    context: zmq.Context[Any] = zmq.Context()
+    socket = context.socket(zmq.ROUTER)
+    try:
+        socket.ipv6 = ":" in url.removeprefix("tcp://").rpartition(":")[0]
+        socket.bind(_bind_url(url))
+    except zmq.ZMQError as error:
+        raise TransportError(_bind_error(url, error)) from None
+    finally:
+        context.destroy(linger=0)
 
 
 def _answers(path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -106,10 +107,14 @@ def test_a_missing_weight_package_is_named(tmp_path: Path) -> None:
         "    return files(name)\n"
         "metadata.distribution = distribution\n"
     )
-    import os
 
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.getcwd()}", "FRANKENSTREAM_HOME": str(tmp_path / "home"),
-                   "HF_HUB_OFFLINE": "1"}
+
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{tmp_path}:{os.getcwd()}",
+        "FRANKENSTREAM_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "1",
+    }
     done = subprocess.run(
         [sys.executable, "-m", "frankenstream", "demo", "--headless", "--frames", "1"],
         capture_output=True, text=True, timeout=300, check=False, env=environment,
