@@ -8,6 +8,8 @@ purpose: it needs no onnxscript and gives smaller graphs for networks as simple 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 import tempfile
 import warnings
@@ -56,11 +58,19 @@ def export_analysis(analysis: nn.Module, file: Path, *, side: int = 224) -> None
 def quantise_analysis(float_file: Path, int8_file: Path, images: Iterable[np.ndarray]) -> None:
     """Write the static int8 form of g_a (QDQ), calibrated on ``images``: float32 [1, 3, H, W] in [0, 1].
 
-    Activations are unsigned, weights signed and per channel: the form that ONNX Runtime's x86 kernels are fast at
-    Only convolutions are quantised; the sums after them, and so the latent, stay float32, because a latent
-    of 8 bits would cost as much accuracy as the codec's own quantiser.
+    Activations are unsigned, weights signed and per channel: the form that ONNX Runtime's x86 kernels are fast at. Only
+    convolutions are quantised, and not the first one, which sees the picture; the sums, and so the latent, stay
+    float32. Ranges cut off the outermost 0.01 % of values. Against minimum-to-maximum ranges everywhere that takes a
+    third off the error of a symbol (0.126 instead of 0.187 rms) at the same 0.8 ms (float32: 2.1 ms).
     """
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -71,7 +81,7 @@ def quantise_analysis(float_file: Path, int8_file: Path, images: Iterable[np.nda
             image = next(self._source, None)
             return None if image is None else {"image": image}
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(float_file), str(prepared), skip_symbolic_shape=True)
         quantize_static(
@@ -80,6 +90,9 @@ def quantise_analysis(float_file: Path, int8_file: Path, images: Iterable[np.nda
             Reader(iter(images)),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
+            nodes_to_exclude=[next(node.name for node in onnx.load(prepared).graph.node if node.op_type == "Conv")],
+            calibrate_method=CalibrationMethod.Percentile,
+            extra_options={"CalibPercentile": 99.99},
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,

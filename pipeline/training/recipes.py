@@ -45,16 +45,16 @@ class Phase:
 DEFAULT_PHASES = (
     Phase("distil", until=0.15, crop=160, batch=24, learning_rate=(2e-3, 1e-3), rate_ramp=True, tail_drop=0.1),
     Phase(
-        "task", until=0.80, crop=160, batch=24, learning_rate=(4e-4, 1.2e-4), rounding="straight_through",
+        "task", until=0.50, crop=160, batch=24, learning_rate=(4e-4, 2.4e-4), rounding="straight_through",
         kl_weight=0.4, pooled_weight=0.05, tail_drop=0.15,
     ),
     Phase(
-        "task-192", until=0.92, crop=192, batch=24, learning_rate=(1.2e-4, 4e-5), rounding="straight_through",
-        kl_weight=0.5, pooled_weight=0.05, tail_drop=0.15,
+        "task-192", until=0.90, crop=192, batch=24, learning_rate=(2.4e-4, 4e-5), rounding="straight_through",
+        kl_weight=0.5, pooled_weight=0.08, tail_drop=0.15,
     ),
     Phase(
         "polish", until=1.0, crop=192, batch=24, learning_rate=(4e-5, 1e-6), rounding="straight_through",
-        kl_weight=0.5, pooled_weight=0.05, tail_drop=0.15, freeze_statistics=True,
+        kl_weight=0.5, pooled_weight=0.08, tail_drop=0.15, freeze_statistics=True,
     ),
 )  # fmt: skip
 """The tail's gradient is about 40 times the feature loss's, so ``kl_weight`` looks small: at 1.5 and a learning rate of
@@ -74,7 +74,7 @@ class Recipe:
     codec: CodecConfig = field(default_factory=CodecConfig)
     phases: tuple[Phase, ...] = DEFAULT_PHASES
     seed: int = 1
-    backbone_shares: tuple[float, ...] = (0.7, 0.3)
+    backbone_shares: tuple[float, ...] = (0.6, 0.4)
     point_shares: tuple[float, ...] = (0.25, 0.5, 0.25)
     target_bytes: tuple[float, ...] = (2300.0, 4600.0, 7200.0)
     initial_lambda: tuple[float, ...] = (6.0, 14.0, 26.0)
@@ -85,7 +85,7 @@ class Recipe:
     ema_decay: float = 0.999
     rate_learning_factor: float = 4.0
     quantile_interval: int = 100
-    pool_batches: int = 700
+    pool_batches: int = 500
     dropped_frame_weight: float = 0.15
 
 

@@ -8,7 +8,8 @@ Axes: N photos, B batch, C channels, H height, W width, D pooled features, K cla
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def session(file: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Spinning threads slow a busy machine down many times.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(file), sess_options=options, providers=["CPUExecutionProvider"])
 
 
@@ -102,6 +105,18 @@ def compare_arrays(
         torch.from_numpy(labels_N),
         payload_bytes_N=torch.from_numpy(payload_bytes_N),
     )
+
+
+def cached_logits(folder: Path | None, key: Sequence[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """Logits that do not depend on the codec, kept in ``folder`` under the hash of ``key``; computed without one."""
+    if folder is None:
+        return compute()
+    file = folder / f"logits-{hashlib.sha256(chr(0).join(key).encode()).hexdigest()[:24]}.npy"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(file, compute())
+    known: np.ndarray = np.load(file, allow_pickle=False)
+    return known
 
 
 def figures(comparison: Comparison) -> dict[str, Any]:

@@ -25,7 +25,7 @@ PRIOR_STRENGTH = 20.0
 """How many symbols' worth the learned prior weighs in a channel's counts."""
 BACKOFF_STRENGTH = 40.0
 """How many symbols' worth a channel's counts weigh in each of its contexts."""
-REFERENCE_LAGS = (1, 2, 3)
+REFERENCE_LAGS = (1, 3)
 """How many frames back the reference of a live stream lies: round trips at 10 to 30 frames a second."""
 
 
@@ -51,18 +51,18 @@ class SymbolCounts:
 
     def add(self, symbols_CHW: np.ndarray, point: int, *, reference_CHW: np.ndarray | None = None) -> None:
         """Count one frame, int16 [C, H, W]; ``reference_CHW`` is needed for set ``inter``."""
+        clipped_CHW = np.clip(symbols_CHW, -MAGNITUDE_MAX, MAGNITUDE_MAX).astype(np.int64) + MAGNITUDE_MAX
+        prediction_CHW = np.zeros_like(symbols_CHW) if reference_CHW is None else reference_CHW
+        self._unchanged[point] += (symbols_CHW == prediction_CHW).all(axis=(1, 2))
+        self._frames[point] += 1
         for channel in range(self.channels):
             layer, within = divmod(channel, CHANNELS_PER_LAYER)
             reference_HW = None if reference_CHW is None else reference_CHW[channel]
             terms = self.contexts.terms(self.set_name, layer)
             context_HW = context_values(terms, within, symbols_CHW[channel], symbols_CHW, reference_HW)
-            clipped_HW = np.clip(symbols_CHW[channel], -MAGNITUDE_MAX, MAGNITUDE_MAX).astype(np.int64)
             counts_XS = self._counts[point][channel]
-            place_HW = context_HW * counts_XS.shape[1] + clipped_HW + MAGNITUDE_MAX
+            place_HW = context_HW * counts_XS.shape[1] + clipped_CHW[channel]
             counts_XS += np.bincount(place_HW.ravel(), minlength=counts_XS.size).reshape(counts_XS.shape)
-            prediction = 0 if reference_HW is None else reference_HW
-            self._unchanged[point, channel] += bool(np.all(symbols_CHW[channel] == prediction))
-        self._frames[point] += 1
 
     def skip_probabilities_PC(self) -> np.ndarray:
         """How often a channel equals its prediction, float64 [P, C]; 0 (no flag) where it would hardly ever be used."""
