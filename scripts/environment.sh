@@ -3,7 +3,8 @@
 # A stamp over constraints.txt, pyproject.toml and the C source decides whether anything is to be done.
 
 prepare_environment() {
-  local extras=$1 group=${2:-} python stamp wanted
+  local extras=$1 group=${2:-} python stamp wanted quiet=--quiet
+  [ -t 2 ] && quiet=  # people see what is downloaded, logs do not
   python=$(find_python) || return 1
   stamp=".venv/stamp-${extras//,/-}${group:+-$group}"
   wanted=$(cat constraints.txt pyproject.toml hatch_build.py pipeline/codec/_range_coder.c | sha256sum | cut -d' ' -f1)
@@ -21,7 +22,8 @@ prepare_environment() {
   if [ -n "$group" ]; then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check "pip>=25.1" || return 1
   fi
-  .venv/bin/python -m pip install --disable-pip-version-check --progress-bar on --quiet \
+  # shellcheck disable=SC2086  # $quiet is a flag or nothing
+  .venv/bin/python -m pip install --disable-pip-version-check $quiet \
     --constraint constraints.txt --editable ".[$extras]" ${group:+--group "$group"} || {
     echo "frankenstream: the installation failed (see above): check the network, then run this again" >&2
     return 1
