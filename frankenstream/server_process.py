@@ -38,7 +38,8 @@ class ServerProcess:
     def __enter__(self) -> Self:
         folder = Path(self._folder.name)
         announce = folder / "addresses"
-        command = [sys.executable, "-m", "frankenstream", "serve", "--listen", "tcp://127.0.0.1:0", "--http", ""]
+        # -P: a tasks.py in the user's folder must not stand in for ours.
+        command = [sys.executable, "-P", "-m", "frankenstream", "serve", "--listen", "tcp://127.0.0.1:0", "--http", ""]
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, "--announce", str(announce), *self._arguments],

@@ -124,7 +124,8 @@ class EngineCache:
         """Run engine_export in a process of its own; raise EngineError with its last line if it fails."""
         with _synthesis_file(bundle, backbone) as synthesis:
             arguments = [str(synthesis), backbone.tag, backbone.weights_sha256, str(folder), *actions]
-            self._wait([sys.executable, "-m", "pipeline.runtime.engine_export", *arguments], what)
+            # -P: a pipeline.py in the user's folder must not stand in for ours.
+            self._wait([sys.executable, "-P", "-m", "pipeline.runtime.engine_export", *arguments], what)
 
     def _wait(self, command: list[str], what: str) -> None:
         root = str(Path(pipeline.__file__).parent.parent)

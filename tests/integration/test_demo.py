@@ -26,15 +26,18 @@ KEYS = {
 }  # fmt: skip
 
 
-def frankenstream(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "frankenstream", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+def frankenstream(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in `folder`, where files lie that are called like our packages; they must not be imported."""
+    for name in ("pipeline", "tasks"):
+        (folder / f"{name}.py").write_text("raise SystemExit('a file of the user was imported')")
+    command = [sys.executable, "-P", "-m", "frankenstream", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=folder)
 
 
 def demo(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     """The summary of a headless demo, which must end well."""
     file = tmp_path / "summary.json"
-    done = frankenstream("demo", "--headless", "--summary", str(file), *arguments)
+    done = frankenstream(tmp_path, "demo", "--headless", "--summary", str(file), *arguments)
     assert done.returncode == 0, done.stderr
     summary: dict[str, Any] = json.loads(file.read_text())
     return summary
@@ -90,7 +93,7 @@ def test_try_puts_direct_and_codec_side_by_side(tmp_path: Path) -> None:
     picture = tmp_path / "pizza.png"
     frame.to_image().save(picture)
 
-    done = frankenstream("try", str(picture))
+    done = frankenstream(tmp_path, "try", str(picture))
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.lower().count("pizza") >= 2
