@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
+from pipeline.bundle import Bundle
 from pipeline.models.backbones import load_backbone
-from pipeline.training.checkpoints import load_checkpoint, recipe_from_dict
+from pipeline.training.checkpoints import codec_state_from_bundle, load_checkpoint, recipe_from_dict
 from pipeline.training.data import CropSampler, PhotoSource, build_photo_store
 from pipeline.training.evaluate import compare, load_labelled, load_unlabelled, reference_logits
 from pipeline.training.loop import Counters, Trainer
@@ -39,10 +40,10 @@ def main() -> None:
     trainer = Trainer(
         recipe, backbones, CropSampler(store, seed=recipe.seed), data_sha256=store.sha256, out=arguments.out
     )
-    origin = "resumed" if content else "new run"
+    origin = "resumed" if content else f"from {arguments.from_bundle}" if arguments.from_bundle else "new run"
     print(f"{len(store)} photos, sha256 {store.sha256[:16]}; {origin}; {arguments.threads} threads", flush=True)
     if content is None:
-        trainer.start()
+        trainer.start(codec_state_from_bundle(Bundle.open(arguments.from_bundle)) if arguments.from_bundle else None)
     else:
         trainer.restore(content)
     if arguments.from_average:
@@ -78,6 +79,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--target-bytes", type=float, nargs="*", help="bytes a frame for each operating point")
     parser.add_argument(
         "--new-recipe", action="store_true", help="resume with this version's recipe instead of the checkpoint's"
+    )
+    parser.add_argument(
+        "--from-bundle", type=Path, help="a new run starts from the weights of this bundle (folder or .zip)"
     )
     parser.add_argument("--from-average", action="store_true", help="resume from the moving average of the weights")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load, save_file
 
+from pipeline.bundle import Bundle
 from pipeline.errors import EngineError
 from pipeline.models.feature_codec import CodecConfig, FeatureCodec
 from pipeline.training.recipes import Phase, Recipe
 
 FORMAT = 1
+_NETWORKS = ("analysis.", "synthesis.")
 
 
 def save_checkpoint(file: Path, content: dict[str, Any]) -> None:
@@ -50,6 +53,25 @@ def load_codec(file: Path, *, average: bool = True) -> FeatureCodec:
     codec.requires_grad_(False)
     codec.update_quantiles()
     return codec
+
+
+def save_prior(codec: FeatureCodec, file: Path) -> None:
+    """What a bundle needs beside g_a and g_s to be trained on: gains and the learned densities, as safetensors."""
+    state = codec.state_dict()
+    save_file({key: state[key].contiguous() for key in state if not key.startswith(_NETWORKS)}, file)
+
+
+def codec_state_from_bundle(bundle: Bundle) -> dict[str, torch.Tensor]:
+    """State dict of the FeatureCodec that `bundle` was made from: the averaged weights, without an optimiser's state.
+
+    Raises BundleError if the bundle carries no prior.safetensors.
+    """
+    state = load(bundle.read("server/prior.safetensors"))
+    parts = {"analysis": "server/analysis.safetensors"}
+    parts |= {f"synthesis.{backbone.tag}": backbone.synthesis_path for backbone in bundle.backbones}
+    for prefix, path in parts.items():
+        state |= {f"{prefix}.{key}": value.float() for key, value in load(bundle.read(path)).items()}
+    return state
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:

@@ -10,7 +10,6 @@ Axes: N photos, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.datasets.halves import in_half
 from pipeline.errors import InputError
 from pipeline.models.backbones import CutBackbone
 from pipeline.models.feature_codec import LAYERS, FeatureCodec, drop_tail
@@ -103,11 +103,6 @@ def load_unlabelled(sources: Sequence[PhotoSource], *, limit: int | None = None)
     """Photos only: agreement and KL, no loss."""
     encoded = [data for source in sources for _name, data in read_photos(source)][:limit]
     return EvaluationSet(sources[0].path.stem, torch.cat([_view_uint8(data) for data in encoded]), None)
-
-
-def in_half(name: str, half: str) -> bool:
-    """Whether the file name's hash falls into the ``even`` or ``odd`` half; ``all`` takes everything."""
-    return half == "all" or (hashlib.sha256(name.encode()).digest()[0] % 2 == 0) == (half == "even")
 
 
 def reference_logits(backbone: CutBackbone, photos: EvaluationSet) -> Tensor:

@@ -92,10 +92,12 @@ class Trainer:
     # -- state -------------------------------------------------------------------------------------------------------
     # ----------
 
-    def start(self) -> None:
-        """Measure the backbones' statistics and copy the fresh codec into the average; instead of ``restore``."""
+    def start(self, codec_state: dict[str, Tensor] | None = None) -> None:
+        """Instead of ``restore``: begin with ``codec_state`` (from a bundle), or afresh; measures the backbones."""
         for tag in self.frozen:
             self._measure_targets(tag)
+        if codec_state is not None:
+            self.codec.load_state_dict(codec_state)
         self.average.load_state_dict(self.codec.state_dict())
 
     def restore(self, content: dict[str, Any]) -> None:

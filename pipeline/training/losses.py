@@ -15,6 +15,16 @@ def feature_loss(predicted_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
     return (predicted_BCHW.float() - target_BCHW.float()).square().mean(dim=(1, 2, 3))
 
 
+def saliency_feature_loss(predicted_BCHW: Tensor, target_BCHW: Tensor, saliency_B1HW: Tensor) -> Tensor:
+    """Saliency-guided distillation (FrankenSplit, eq. 11 with both weights 1/2): squared errors count (1 + s) / 2.
+
+    ``saliency_B1HW`` in [0, 1], on any grid; the nearest place counts. 1 everywhere gives ``feature_loss``.
+    """
+    error_BCHW = (predicted_BCHW.float() - target_BCHW.float()).square()
+    nearest_B1HW = F.interpolate(saliency_B1HW.float(), error_BCHW.shape[2:], mode="nearest")
+    return (0.5 * (1.0 + nearest_B1HW) * error_BCHW).mean(dim=(1, 2, 3))
+
+
 def kl_loss(student_BK: Tensor, teacher_BK: Tensor) -> Tensor:
     """KL(teacher || student) of the class distributions in nats, from logits, at temperature 1."""
     student, teacher = F.log_softmax(student_BK.float(), dim=1), F.log_softmax(teacher_BK.float(), dim=1)

@@ -32,7 +32,7 @@ from pipeline.models.feature_codec import CHANNELS_PER_LAYER, LAYERS, FeatureCod
 from pipeline.models.weights import WEIGHT_PACKAGES
 from pipeline.preprocess import Preprocessor, PreprocessSpec
 from pipeline.training import report
-from pipeline.training.checkpoints import load_checkpoint, load_codec
+from pipeline.training.checkpoints import load_checkpoint, load_codec, save_prior
 from pipeline.training.data import PhotoSource, decode_rgb, read_photos
 from pipeline.training.evaluate import Comparison, read_labels
 from pipeline.training.tables import count_symbols, default_contexts, entropy_model, symbols_of
@@ -76,6 +76,7 @@ def export_parts(codec: FeatureCodec, out: Path, *, calibration: Iterator[np.nda
     export_analysis(codec.analysis, out / "analysis.onnx")
     quantise_analysis(out / "analysis.onnx", out / "analysis-int8.onnx", calibration)
     save_module(codec.analysis, out / "analysis.safetensors")
+    save_prior(codec, out / "prior.safetensors")
     for tag, synthesis in codec.synthesis.items():
         save_module(synthesis, out / f"synthesis-{tag}.safetensors")
         export_server_graphs(out / f"synthesis-{tag}.safetensors", tag, out / "graphs" / tag)
@@ -237,7 +238,7 @@ def write_default(
         edge_files={name: out / name for name in ("analysis.onnx", "analysis-int8.onnx", "tables.msgpack")},
         backbones=[_backbone_entry(tag, backbone) for tag, backbone in backbones.items()],
         synthesis={tag: out / f"synthesis-{tag}.safetensors" for tag in backbones},
-        server_files={"analysis.safetensors": out / "analysis.safetensors"},
+        server_files={name: out / name for name in ("analysis.safetensors", "prior.safetensors")},
         heads=read_heads(arguments.heads) if arguments.heads is not None else (),
         figures=evaluation,
         provenance={

@@ -1,31 +1,124 @@
-"""Blueprints of g_s, one for each backbone family: ``build_synthesis(backbone tag)`` gives the decoder that fits it."""
+"""Blueprints of g_s, one for each backbone family: ``build_synthesis(backbone tag)`` gives the decoder that fits it.
+
+No table of tags: the family's rule turns what the backbone's head part is like (channels of the cut feature, kind and
+number of its blocks) into a decoder, and the decoder's width is the largest, up to the rule's, that keeps within the
+family's share of the head part's multiplications. Shapes and costs come from the model on torch's ``meta`` device, so
+no weights are needed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
 from torch import nn
 
 from pipeline.errors import ConfigError
+from pipeline.models.analysis import LATENT_STRIDE
+from pipeline.models.macs import HeadPartCost, head_part_cost, shape_only_backbone, synthesis_macs
+from pipeline.models.synthesis.convnext import ConvNeXtSynthesis
 from pipeline.models.synthesis.inverted_residual import InvertedResidualSynthesis
+from pipeline.models.synthesis.normalised import NormalisedSynthesis
+from pipeline.models.synthesis.resnet import ResNetSynthesis
+from pipeline.models.synthesis.swin import HEAD_CHANNELS, SwinSynthesis
 
-# Widths are the largest that keep g_s within 1.05 times the head part's time in ONNX Runtime (1 thread, 224 x 224;
-# docs/training.md has the figures).
-_INVERTED_RESIDUAL = {
-    "tf_efficientnet_lite0": {"out_channels": 40, "width": 80},
-    "tf_efficientnet_lite1": {"out_channels": 40, "width": 96},
-    "tf_efficientnet_lite2": {"out_channels": 48, "width": 96},
+MakeSynthesis = Callable[..., NormalisedSynthesis]
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A family's rule. ``design(model, channels)`` gives the decoder but for its ``width``, and the largest width worth
+    having; narrower ones go in steps of ``width_step`` until the decoder costs at most ``macs_ratio_max`` times the
+    head part.
+    """
+
+    design: Callable[[Any, int], tuple[MakeSynthesis, int]]
+    width_step: int
+    macs_ratio_max: float = 1.05
+
+
+def _resnet(model: Any, channels: int) -> tuple[MakeSynthesis, int]:
+    bottleneck = hasattr(model.layer2[-1], "conv3")
+    make = partial(
+        ResNetSynthesis,
+        channels,
+        blocks=3 if bottleneck else 2,
+        bottleneck=bottleneck,
+        rectified=isinstance(model.act1, nn.ReLU),
+    )
+    return make, channels // 2 if bottleneck else channels
+
+
+def _convnext(model: Any, channels: int) -> tuple[MakeSynthesis, int]:
+    replaced = sum(len(stage.blocks) for stage in model.stages[:2])
+    return partial(ConvNeXtSynthesis, channels, blocks=replaced - 1), channels
+
+
+def _swin(model: Any, channels: int) -> tuple[MakeSynthesis, int]:
+    window = int(model.layers[1].blocks[0].window_size[0])
+    return partial(SwinSynthesis, channels, window=window), channels // 2
+
+
+def _inverted_residual(_model: Any, channels: int) -> tuple[MakeSynthesis, int]:
+    return partial(InvertedResidualSynthesis, channels), 2 * channels
+
+
+BLUEPRINTS = {
+    # Budgeted by *time*: dense convolutions on the small grid take far less of it per multiplication than the head
+    # part's depthwise ones on 112 x 112. With 1.02 to 1.43 times the multiplications, the decoders of
+    # EfficientNet-Lite take 0.6 to 0.8 of the head part's time (ONNX Runtime, 1 thread, 224 x 224).
+    "EfficientNet": Blueprint(_inverted_residual, width_step=8, macs_ratio_max=1.45),
+    "ResNet": Blueprint(_resnet, width_step=16),
+    "ConvNeXt": Blueprint(_convnext, width_step=8),
+    "SwinTransformer": Blueprint(_swin, width_step=HEAD_CHANNELS),
 }
 
 
-def build_synthesis(tag: str) -> nn.Module:
-    """The decoder for the backbone ``tag``, freshly initialised. Raises ConfigError for a backbone without a
-    blueprint.
+def build_synthesis(tag: str) -> NormalisedSynthesis:
+    """The decoder for the backbone ``tag``, freshly initialised.
+
+    Raises ConfigError for a tag that timm does not know, and for a backbone without a blueprint.
     """
-    arguments = _INVERTED_RESIDUAL.get(tag.partition(".")[0])
-    if arguments is None:
+    return _maker(tag)()
+
+
+@lru_cache(maxsize=64)
+def _maker(tag: str) -> Callable[[], NormalisedSynthesis]:
+    try:
+        backbone = shape_only_backbone(tag)
+    except ConfigError as error:
+        raise ConfigError(f"no decoder blueprint for {tag!r} (an example: tf_efficientnet_lite0): {error}") from error
+    blueprint, cost = BLUEPRINTS[type(backbone.model).__name__], head_part_cost(backbone)
+    grid = cost.side // LATENT_STRIDE
+    if (cost.height, cost.width) != (grid, grid):
         raise ConfigError(
-            f"no decoder blueprint for backbone {tag!r}: known are {', '.join(sorted(_INVERTED_RESIDUAL))}"
+            f"backbone {tag} is cut at {cost.height}x{cost.width}, expected {grid}x{grid}: no decoder fits"
         )
-    return InvertedResidualSynthesis(**arguments)
+    make, width_max = blueprint.design(backbone.model, cost.channels)
+    return partial(make, width=_affordable_width(tag, make, width_max, blueprint, cost))
 
 
-__all__ = ["InvertedResidualSynthesis", "build_synthesis"]
+def _affordable_width(tag: str, make: MakeSynthesis, width_max: int, blueprint: Blueprint, cost: HeadPartCost) -> int:
+    budget = blueprint.macs_ratio_max * cost.macs
+    for width in range(width_max, 0, -blueprint.width_step):
+        with torch.device("meta"):
+            synthesis = make(width=width).to("meta")  # buffers that come from NumPy are not there yet
+        if synthesis_macs(synthesis, side=cost.side) <= budget:
+            return width
+    raise ConfigError(
+        f"no decoder for backbone {tag} costs at most {budget / 1e6:.0f} million multiplications, "
+        f"{blueprint.macs_ratio_max:g} of its head part: choose a larger member of the family"
+    )
+
+
+__all__ = [
+    "ConvNeXtSynthesis",
+    "InvertedResidualSynthesis",
+    "NormalisedSynthesis",
+    "ResNetSynthesis",
+    "SwinSynthesis",
+    "build_synthesis",
+]

@@ -11,10 +11,10 @@ the head part that g_s replaces spends its time on maps of 112 x 112.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from pipeline.models.analysis import LATENT_CHANNELS, ResidualBlock
+from pipeline.models.synthesis.normalised import NormalisedSynthesis
 
 
 class InvertedResidualBlock(nn.Module):
@@ -41,37 +41,15 @@ class InvertedResidualBlock(nn.Module):
         return out
 
 
-class InvertedResidualSynthesis(nn.Module):
-    """``latent_BCHW`` (48 channels) -> ``feature_BCHW`` of the same height and width.
-
-    The output is *normalised* per channel (zero mean, unit variance over training photos) and mapped back by two
-    buffers, so that the layers see targets of one scale whatever the backbone; ``set_target_statistics`` fills them.
-    """
-
-    target_mean: Tensor
-    target_std: Tensor
+class InvertedResidualSynthesis(NormalisedSynthesis):
+    """Restoration to ``width`` channels, inverted residual blocks of that width, a 1x1 projection to the target's."""
 
     def __init__(self, out_channels: int, *, width: int = 64, blocks: int = 2, expansion: int = 4) -> None:
-        super().__init__()
+        super().__init__(out_channels)
         self.restore = ResidualBlock(LATENT_CHANNELS, width, activation=nn.LeakyReLU())
         self.blocks = nn.Sequential(*(InvertedResidualBlock(width, expansion=expansion) for _ in range(blocks)))
         self.project = nn.Conv2d(width, out_channels, 1)
-        self.register_buffer("target_mean", _per_channel(out_channels, 0.0))
-        self.register_buffer("target_std", _per_channel(out_channels, 1.0))
-
-    def set_target_statistics(self, mean_C: Tensor, std_C: Tensor) -> None:
-        """Mean and standard deviation of the backbone's cut feature, float32 [C]."""
-        self.target_mean.copy_(mean_C.view(1, -1, 1, 1))
-        self.target_std.copy_(std_C.view(1, -1, 1, 1))
 
     def normalised(self, latent_BCHW: Tensor) -> Tensor:
-        """The feature in units of the target statistics; the training loss compares this."""
         feature_BCHW: Tensor = self.project(self.blocks(self.restore(latent_BCHW)))
         return feature_BCHW
-
-    def forward(self, latent_BCHW: Tensor) -> Tensor:
-        return self.normalised(latent_BCHW) * self.target_std + self.target_mean
-
-
-def _per_channel(channels: int, value: float) -> Tensor:
-    return torch.full((1, channels, 1, 1), value)

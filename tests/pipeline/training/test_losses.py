@@ -17,6 +17,27 @@ def test_feature_loss_is_one_for_the_mean() -> None:
     assert losses.feature_loss(target, target).tolist() == [0.0, 0.0]
 
 
+def test_saliency_guides_the_feature_loss() -> None:
+    """An error counts in full where the map is 1 and half where it is 0; a coarser map covers its nearest places."""
+    target = torch.zeros(1, 3, 4, 4)
+    saliency = torch.tensor([[[[1.0, 0.0], [0.5, 0.0]]]])  # each value covers 2 x 2 places
+    predicted = torch.zeros(1, 3, 4, 4)
+    predicted[..., :2, :2] = 2.0
+    assert losses.saliency_feature_loss(predicted, target, saliency).tolist() == pytest.approx([4.0 / 4])
+    predicted = predicted.flip(3)
+    assert losses.saliency_feature_loss(predicted, target, saliency).tolist() == pytest.approx([4.0 / 4 / 2])
+    predicted = predicted.flip(2, 3)
+    assert losses.saliency_feature_loss(predicted, target, saliency).tolist() == pytest.approx([4.0 / 4 * 0.75])
+
+
+def test_saliency_of_one_is_the_feature_loss() -> None:
+    """Where everything is salient, the guided loss is the plain one, and each frame has its own map."""
+    predicted, target = torch.randn(2, 2, 8, 5, 5, generator=torch.Generator().manual_seed(0)).unbind(0)
+    saliency = torch.stack([torch.ones(1, 5, 5), torch.zeros(1, 5, 5)])
+    expected = losses.feature_loss(predicted, target) * torch.tensor([1.0, 0.5])
+    assert losses.saliency_feature_loss(predicted, target, saliency).tolist() == pytest.approx(expected.tolist())
+
+
 def test_kl_is_zero_for_equal_distributions() -> None:
     """Logits that differ by a constant say the same; others cost their KL in nats."""
     teacher = torch.tensor([[0.0, 0.0]])

@@ -1,0 +1,357 @@
+"""How many bytes a frame takes, and what they cost in accuracy: our codec against JPEG, WebP, AVIF and PNG.
+
+    python -m benchmarks.rate_accuracy --data 'GLOB' [--bundle NAME] --json FILE --plot FILE
+
+Every figure is a comparison with the unmodified backbone on the same pictures, whose answers are computed once: top-1
+and top-5, points of top-1 lost (paired bootstrap interval), agreement (Wilson interval) and KL in nats. Data without
+labels, and videos, give agreement and KL only.
+
+Same for all: each codec gets the same 8-bit square (evaluation crop) and is judged by what a server makes of its bytes.
+Bytes are those of real files or bitstreams, headers included, the wire's own header not. A picture codec at a smaller
+side is kept only where that beats its full side at equal bytes (by KL, the least noisy figure); what was dropped is
+listed. Every frame stands alone, of videos too. Our encoder runs in fp32 unless --precision int8 is given.
+
+Axes: N pictures, B batch, C H W the latent, S side of the encoder's input, K classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from benchmarks.evaluation_pictures import Pictures, read_pictures
+from benchmarks.picture_codecs import DEFAULT_CODECS, QUALITIES, PictureCodec, picture_codecs
+from benchmarks.rate_plot import check_plotting, draw
+from pipeline.bundle import Bundle
+from pipeline.codec import LatentCodec, dequantise, quantise
+from pipeline.datasets import SPLITS
+from pipeline.datasets.halves import HALVES
+from pipeline.errors import ConfigError, FrankenError
+from pipeline.runtime.encoder import PRECISIONS, FrameEncoder, preprocess_spec
+from pipeline.runtime.engine import Engine
+from pipeline.runtime.engines import choose_engine
+from tasks.catalogue import load_catalogue
+from tasks.evaluate import agreement, divergence, loss_points
+from tasks.head import Head, best_indices, bundle_heads
+
+BATCH = 16
+OURS = "frankenstream"
+
+Float32 = NDArray[np.float32]
+OnPictures = Callable[[int], None]
+"""Told how many more pictures are done."""
+
+
+def main() -> int:
+    """Read, measure, print a table, write JSON and plot."""
+    options = _parse()
+    console = Console()
+    try:
+        figures = run(options, console)
+    except FrankenError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    show(console, figures)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if options.plot:
+        draw(figures, options.plot)
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, metavar="GLOB", help="tar shards, folders, pictures or videos")
+    parser.add_argument("--bundle", type=Path, help="bundle folder or .zip; the default one if not given")
+    parser.add_argument("--backbone", default="", help="tag or alias; the bundle's default if not given")
+    parser.add_argument("--task", default="imagenet1k", help="whose head answers; the labels are of this task")
+    parser.add_argument("--codecs", default=",".join(DEFAULT_CODECS), help=f"some of {', '.join(QUALITIES)}; '': none")
+    parser.add_argument("--half", choices=HALVES, default="all", help="by the hash of the file name")
+    parser.add_argument("--split", choices=tuple(SPLITS), default="test", help="of data with split folders")
+    parser.add_argument("--limit", type=_positive, help="this many pictures, evenly spread")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of our encoder")
+    parser.add_argument("--device", default="auto", help="of the backbone: auto, cpu, cuda")
+    parser.add_argument("--threads", type=int, default=0, help="threads of the backbone; 0: all cores")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--plot", type=Path, help="draw them into this file (.png, .svg, .pdf)")
+    return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} pictures, expected at least 1")
+    return number
+
+
+def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """All figures, ready for JSON. Raises FrankenError before anything long has begun, where it can."""
+    if options.plot:
+        check_plotting(options.plot)
+    for file in filter(None, (options.json, options.plot)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    bundle = Bundle.open(options.bundle)
+    spec = preprocess_spec(bundle.edge_spec).evaluation()
+    names = [name for name in options.codecs.split(",") if name]
+    rivals, left_out = picture_codecs(names, spec.size)
+    classes = load_catalogue(options.task).keys
+    engine = choose_engine(
+        bundle, options.backbone, backend="onnx", device=options.device, threads=options.threads, progress=console.print
+    ).engine
+    head = find_head(bundle, engine, options.task)
+    encoder = FrameEncoder(bundle, provider="cpu", precision=options.precision)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        reading = progress.add_task("reading pictures", total=None)
+        pictures = read_pictures(
+            options.data, spec, classes=classes, half=options.half, limit=options.limit, split=options.split,
+            on_picture=lambda done, total: progress.update(reading, completed=done, total=total),
+        )  # fmt: skip
+        progress.remove_task(reading)
+        points = measure(bundle, encoder, Judge(engine, head, pictures, progress), rivals)
+    kept, dropped = drop_useless_sides(points)
+    return {
+        "bundle": bundle.manifest.name,
+        "bundle_id": bundle.bundle_id,
+        "codec_id": bundle.codec_id,
+        "backbone": engine.backbone,
+        "task": options.task,
+        "encoder": f"{encoder.analysis} {encoder.precision}",
+        "data": options.data,
+        "half": options.half,
+        "images": len(pictures),
+        "points": [point.figures for point in kept],
+        "left_out": left_out + [f"{point.codec} {point.setting}: no better than its full side" for point in dropped],
+        "notes": list(pictures.notes),
+        "versions": versions(),
+    }
+
+
+def find_head(bundle: Bundle, engine: Engine, task: str) -> Head:
+    """The head that answers. Raises ConfigError naming those there are."""
+    heads = {head.name: head for head in bundle_heads(bundle, engine)}
+    if task not in heads:
+        raise ConfigError(f"task is {task!r}, {engine.backbone} has {', '.join(heads)}: check --task")
+    return heads[task]
+
+
+def versions() -> dict[str, str]:
+    """Of what makes the bytes and the answers."""
+    found = {}
+    for name in ("frankenstream", "onnxruntime", "pillow", "simplejpeg"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+# --- Judging: everything against the unmodified backbone's answers ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """A codec at one setting; `full_side` is false where a smaller picture was sent."""
+
+    figures: dict[str, Any]
+    full_side: bool = True
+
+    @property
+    def codec(self) -> str:
+        return str(self.figures["codec"])
+
+    @property
+    def setting(self) -> str:
+        return str(self.figures["setting"])
+
+
+class Judge:
+    """The pictures with the unmodified backbone's answers, and the figures of everything else against these."""
+
+    def __init__(self, engine: Engine, head: Head, pictures: Pictures, progress: Progress | None = None) -> None:
+        self.engine = engine
+        self.pictures = pictures
+        self._head = head
+        self._progress = progress
+        tell = self.progress("unmodified backbone")
+        answers = []
+        for part in self.parts():
+            answers.append(self.answer_images(self.images(part)))
+            tell(len(answers[-1]))
+        self.direct_NK = np.concatenate(answers)
+
+    def parts(self) -> list[slice]:
+        """The batches. Always the same, so that equal pixels give equal answers to the last bit."""
+        return [slice(start, start + BATCH) for start in range(0, len(self.pictures), BATCH)]
+
+    def images(self, part: slice) -> Float32:
+        """float32 [B, 3, S, S] in [0, 1]."""
+        images: Float32 = self.pictures.squares_NSS3[part].transpose(0, 3, 1, 2) * np.float32(1 / 255)
+        return np.ascontiguousarray(images)
+
+    def answer_images(self, images_B3SS: Float32) -> Float32:
+        """Logits [B, K] of the unmodified backbone."""
+        return self._head.logits(self.engine.from_images(images_B3SS).pooled_BD)
+
+    def answer_latents(self, latents_BCHW: Float32) -> Float32:
+        """Logits [B, K] behind g_s."""
+        return self._head.logits(self.engine.from_latents(latents_BCHW).pooled_BD)
+
+    def progress(self, what: str) -> OnPictures:
+        """A bar over all pictures that is gone when it is full."""
+        progress, total = self._progress, len(self.pictures)
+        if progress is None:
+            return lambda more: None
+        bar, left = progress.add_task(what, total=total), total
+
+        def tell(more: int) -> None:
+            nonlocal left
+            left -= more
+            progress.advance(bar, more)
+            if left <= 0:
+                progress.remove_task(bar)
+
+        return tell
+
+    def figures(self, codec: str, setting: str, logits_NK: Float32, payload_bytes: Sequence[int]) -> dict[str, Any]:
+        """The row of one point: percent, points and nats; None where there are no labels."""
+        direct_NK, labels_N = self.direct_NK, self.pictures.labels_N
+        row: dict[str, Any] = {
+            "codec": codec,
+            "setting": setting,
+            "bytes_mean": round(float(np.mean(payload_bytes)), 1),
+            "bytes_p95": round(float(np.percentile(payload_bytes, 95)), 1),
+        }
+        row |= dict.fromkeys(("top1", "top1_direct", "top5", "top5_direct", "loss_points", "loss_ci95"))
+        if labels_N is not None:
+            correct_N, direct_N = logits_NK.argmax(axis=1) == labels_N, direct_NK.argmax(axis=1) == labels_N
+            loss = loss_points(direct_N, correct_N)
+            row["top1"], row["top1_direct"] = _percent(correct_N), _percent(direct_N)
+            row["top5"], row["top5_direct"] = (_percent(_in_top5(x, labels_N)) for x in (logits_NK, direct_NK))
+            row["loss_points"], row["loss_ci95"] = round(loss.value, 2), [round(loss.low, 2), round(loss.high, 2)]
+        agrees = agreement(direct_NK, logits_NK)
+        row["agreement"], row["agreement_ci95"] = round(agrees.value, 2), [round(agrees.low, 2), round(agrees.high, 2)]
+        row["kl"] = round(max(0.0, divergence(direct_NK, logits_NK)), 5)
+        return row
+
+
+def _percent(flags_N: NDArray[np.bool_]) -> float:
+    return round(100 * float(flags_N.mean()), 2)
+
+
+def _in_top5(logits_NK: Float32, labels_N: NDArray[np.int64]) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = (best_indices(logits_NK, 5) == labels_N[:, None]).any(axis=1)
+    return found
+
+
+# --- Measuring ----------------------------------------------------------------------------------------------------
+
+
+def measure(bundle: Bundle, encoder: FrameEncoder, judge: Judge, rivals: Sequence[PictureCodec]) -> list[Point]:
+    """The bundle's operating points, then the rivals at all their settings."""
+    rows = [Point(row) for row in measure_bundle(bundle.latent_codec(), encoder, judge)]
+    return rows + [Point(measure_rival(rival, judge), rival.full_size) for rival in rivals]
+
+
+def measure_bundle(codec: LatentCodec, encoder: FrameEncoder, judge: Judge) -> list[dict[str, Any]]:
+    """Every operating point by way of real bitstreams; pictures are analysed once for all of them."""
+    points = codec.spec.operating_points
+    logits: list[list[Float32]] = [[] for _ in points]
+    payload_bytes: list[list[int]] = [[] for _ in points]
+    tell = judge.progress(f"{OURS} {', '.join(point.name for point in points)}")
+    for part in judge.parts():
+        latents = [encoder.analyse(image[None]) for image in judge.images(part)]
+        for index, point in enumerate(points):
+            bitstreams = [codec.encode(quantise(latent_CHW, point), index) for latent_CHW in latents]
+            received = np.stack([dequantise(codec.decode(data).symbols, point) for data in bitstreams])
+            logits[index].append(judge.answer_latents(received))
+            payload_bytes[index] += [len(data) for data in bitstreams]
+        tell(len(latents))
+    return [
+        judge.figures(OURS, point.name, np.concatenate(logits[index]), payload_bytes[index])
+        for index, point in enumerate(points)
+    ]
+
+
+def measure_rival(rival: PictureCodec, judge: Judge) -> dict[str, Any]:
+    """A picture codec at one setting: files, and the unmodified backbone on what they hold."""
+    answers: list[Float32] = []
+    payload_bytes: list[int] = []
+    tell = judge.progress(f"{rival.name} {rival.setting}")
+    for part in judge.parts():
+        files = [rival.compress(square) for square in judge.pictures.squares_NSS3[part]]
+        images = np.concatenate([rival.expand(data) for data in files])
+        unchanged = np.array_equal(images, judge.images(part))
+        answers.append(judge.direct_NK[part] if unchanged else judge.answer_images(images))
+        payload_bytes += [len(data) for data in files]
+        tell(len(files))
+    return judge.figures(rival.name, rival.setting, np.concatenate(answers), payload_bytes)
+
+
+def drop_useless_sides(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
+    """(kept, dropped): smaller sides stay where their KL lies below that of the full side at equal bytes.
+
+    Between its settings the full side is interpolated, log KL over log bytes; below its fewest bytes nothing compares.
+    """
+    kept: list[Point] = []
+    dropped: list[Point] = []
+    for point in points:
+        full = sorted(
+            (p.figures["bytes_mean"], p.figures["kl"]) for p in points if p.codec == point.codec and p.full_side
+        )
+        useless = not point.full_side and bool(full) and _is_above(point, full)
+        (dropped if useless else kept).append(point)
+    return kept, dropped
+
+
+def _is_above(point: Point, full: Sequence[tuple[float, float]]) -> bool:
+    sizes, divergences = (np.log(np.maximum(column, 1e-9)) for column in zip(*full, strict=True))
+    size, kl = (float(np.log(max(point.figures[key], 1e-9))) for key in ("bytes_mean", "kl"))
+    return size >= sizes[0] and kl >= float(np.interp(size, sizes, divergences))
+
+
+# --- Showing ------------------------------------------------------------------------------------------------------
+
+
+def show(console: Console, figures: dict[str, Any]) -> None:
+    """The table, and what was left out."""
+    points = figures["points"]
+    title = f"{figures['bundle']}, {figures['encoder']}, {figures['backbone']}, {figures['images']} pictures"
+    labelled = points[0]["top1"] is not None
+    if labelled:
+        top1, top5 = (points[0][f"top{k}_direct"] for k in (1, 5))
+        title += f"\nunmodified backbone: top-1 {top1:.1f} %, top-5 {top5:.1f} %"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
+    table.add_column("codec", no_wrap=True)
+    table.add_column("setting", no_wrap=True)
+    for heading in ("bytes", *(("top-1", "top-5", "lost", "95 %") if labelled else ()), "agree", "KL"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for point in points:
+        cells = [f"{point['bytes_mean']:,.0f}", f"{point['agreement']:.1f}", f"{point['kl']:.3f}"]
+        if labelled:
+            low, high = point["loss_ci95"]
+            accuracies = [f"{point[key]:.1f}" for key in ("top1", "top5", "loss_points")]
+            cells[1:1] = [*accuracies, f"{low:.1f}…{high:.1f}"]
+        table.add_row(point["codec"], point["setting"], *cells)
+    console.print(table)
+    for line in (*figures["left_out"], *figures["notes"][:5]):
+        console.print(line, style="dim", markup=False)
+    if len(figures["notes"]) > 5:
+        console.print(f"… and {len(figures['notes']) - 5} more pictures that were skipped", style="dim")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
