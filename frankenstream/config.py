@@ -17,6 +17,11 @@ DEFAULT_URL = "tcp://127.0.0.1:5555"
 DEFAULT_HTTP = "127.0.0.1:8080"
 
 
+def names(text: str) -> tuple[str, ...]:
+    """What a comma-separated setting lists; empty for an empty one."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class EncoderSettings:
@@ -76,7 +81,7 @@ class StreamSettings:
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        return tuple(name.strip() for name in self.tasks.split(",") if name.strip())
+        return names(self.tasks)
 
 
 @Parameter(name="*")

@@ -172,7 +172,7 @@ def _build(
         lossless=run.lossless,
         budget_ms=stream.budget_ms,
     )
-    keys = ClientKeys.load(run.keys / "edge.secret", run.keys / "server.key") if run.keys else None
+    keys = ClientKeys.from_folder(run.keys) if run.keys else None
     return EdgeNode(
         source,
         payload,

@@ -112,7 +112,7 @@ def fetch(*, server: str = DEFAULT_URL, keys: Path | None = None, codec_id: str 
         bar = bars.add_task("fetching", total=None)
         bundle, path = fetch_edge_bundle(
             server,
-            keys=ClientKeys.load(keys / "edge.secret", keys / "server.key") if keys else None,
+            keys=ClientKeys.from_folder(keys) if keys else None,
             pinned=codec_id,
             progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )

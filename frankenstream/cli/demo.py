@@ -8,7 +8,7 @@ from frankenstream.config import EncoderSettings, OutputSettings, StreamSettings
 from frankenstream.edge_run import EdgeRun, run_edge
 from frankenstream.server_process import ServerProcess
 from recordings.replay import Pace
-from recordings.samples import SAMPLES, sample_path
+from recordings.samples import named_source
 
 
 def command(
@@ -45,10 +45,10 @@ def command(
     arguments = ["--backend", backend]
     if encoder.bundle is not None:
         arguments += ["--bundle", str(encoder.bundle)]
-    path = str(sample_path(source)) if source in SAMPLES else source
     with ServerProcess(arguments, console=console) as server:
         run = EdgeRun(
-            source=path, server=server.url, encoder=encoder, stream=stream, output=output or OutputSettings(),
+            source=named_source(source), server=server.url, encoder=encoder, stream=stream,
+            output=output or OutputSettings(),
             pace=Pace(loop=loop), lossless=lossless, jpeg_quality=jpeg,
         )  # fmt: skip
         run_edge(run, console=console)

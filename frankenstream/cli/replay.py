@@ -14,7 +14,7 @@ from frankenstream.edge_run import EdgeRun, run_edge
 from frankenstream.server_process import ServerProcess
 from pipeline.errors import ConfigError
 from recordings.replay import Pace
-from recordings.samples import SAMPLES, sample_path
+from recordings.samples import named_source
 
 
 def command(
@@ -56,13 +56,12 @@ def command(
         raise ConfigError("--realtime and --fast contradict each other: give one of them")
     console = Console()
     encoder = encoder or EncoderSettings()
-    path = str(sample_path(source)) if source in SAMPLES else source
     with contextlib.ExitStack() as stack:
         if not server:
             arguments = ["--bundle", str(encoder.bundle)] if encoder.bundle is not None else []
             server = stack.enter_context(ServerProcess(arguments, console=console)).url
         run = EdgeRun(
-            source=path, server=server, encoder=encoder, stream=stream or StreamSettings(),
+            source=named_source(source), server=server, encoder=encoder, stream=stream or StreamSettings(),
             output=output or OutputSettings(), pace=Pace(realtime=not fast, loop=loop), lossless=lossless,
             jpeg_quality=jpeg, keys=keys,
         )  # fmt: skip

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frankenstream.config import ServerSettings
+from frankenstream.config import ServerSettings, names
 from pipeline.bundle import Bundle
 from pipeline.errors import ConfigError
 
@@ -45,9 +45,9 @@ def build_server(settings: ServerSettings) -> Server:
 
     return Server(
         Bundle.open(settings.bundle),
-        _names(settings.listen),
+        names(settings.listen),
         settings.http,
-        backbones=_names(settings.backbones),
+        backbones=names(settings.backbones),
         backend=settings.backend,
         device=settings.device,
         threads=settings.threads,
@@ -56,10 +56,6 @@ def build_server(settings: ServerSettings) -> Server:
         keys=ServerKeys.load(settings.keys) if settings.keys else None,
         admin_token=settings.admin_token,
     )
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _announce(server: Server, file: Path) -> None:

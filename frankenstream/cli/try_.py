@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from frankenstream.config import EncoderSettings
+from frankenstream.config import EncoderSettings, names
 from frankenstream.try_image import print_report, try_image
 
 
@@ -39,7 +39,7 @@ def command(
         bundle=settings.bundle,
         backbone=backbone,
         quality=settings.quality,
-        tasks=[name.strip() for name in tasks.split(",") if name.strip()],
+        tasks=list(names(tasks)),
         top_k=top_k,
         backend=backend,
         provider=settings.provider,

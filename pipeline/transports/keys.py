@@ -49,6 +49,11 @@ class ClientKeys:
         """From NAME.secret (NAME.key beside it) and a copy of server.key. Raises ConfigError."""
         return cls(load_public(secret.with_suffix(".key")), load_secret(secret), load_public(server_key))
 
+    @classmethod
+    def from_folder(cls, folder: Path) -> ClientKeys:
+        """From a folder with edge.key, edge.secret and server.key (`frankenstream keys admit`). Raises ConfigError."""
+        return cls.load(folder / "edge.secret", folder / "server.key")
+
 
 def generate() -> tuple[bytes, bytes]:
     """A new key pair: (public, secret), 40 characters each."""

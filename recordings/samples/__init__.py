@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 SAMPLES: tuple[str, ...] = ("tour", "walk")
 DEFAULT_SAMPLE = "tour"
 
-__all__ = ["DEFAULT_SAMPLE", "SAMPLES", "sample_path"]
+__all__ = ["DEFAULT_SAMPLE", "SAMPLES", "named_source", "sample_path"]
 
 
 def sample_path(name: str = DEFAULT_SAMPLE) -> Path:
@@ -25,3 +25,8 @@ def sample_path(name: str = DEFAULT_SAMPLE) -> Path:
     if not path.is_file():
         raise InputError(f"sample clip {path} is missing: install again, or run recordings/samples/make_samples.py")
     return path
+
+
+def named_source(text: str) -> str:
+    """A source as a user names it: the path of the sample clip called `text`, or `text` itself if there is none."""
+    return str(sample_path(text)) if text in SAMPLES else text

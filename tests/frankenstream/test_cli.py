@@ -82,8 +82,6 @@ def test_flags_win_over_environment_and_file(
     """The same setting three times: the file's is used alone, the environment's above it, the flag's above both."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "frankenstream.toml").write_text(f'[edge]\nbundle = "{bundle}"\nquality = "from-file"\n')
-    command = ["edge", str(bundle / "manifest.toml")]
-
     picture = tmp_path / "picture.ppm"
     picture.write_bytes(b"P6 2 2 255 " + bytes(12))
     command = ["edge", str(picture)]
