@@ -40,10 +40,11 @@ def main() -> None:
     trainer = Trainer(
         recipe, backbones, CropSampler(store, seed=recipe.seed), data_sha256=store.sha256, out=arguments.out
     )
-    origin = "resumed" if content else f"from {arguments.from_bundle}" if arguments.from_bundle else "new run"
+    start = arguments.from_bundle or arguments.from_checkpoint
+    origin = "resumed" if content else f"from {start}" if start else "new run"
     print(f"{len(store)} photos, sha256 {store.sha256[:16]}; {origin}; {arguments.threads} threads", flush=True)
     if content is None:
-        trainer.start(codec_state_from_bundle(Bundle.open(arguments.from_bundle)) if arguments.from_bundle else None)
+        trainer.start(_starting_weights(arguments))
     else:
         trainer.restore(content)
     if arguments.from_average:
@@ -83,9 +84,21 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--from-bundle", type=Path, help="a new run starts from the weights of this bundle (folder or .zip)"
     )
+    parser.add_argument(
+        "--from-checkpoint", type=Path, help="a new run starts from the averaged weights of this checkpoint"
+    )
     parser.add_argument("--from-average", action="store_true", help="resume from the moving average of the weights")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args()
+
+
+def _starting_weights(arguments: argparse.Namespace) -> dict[str, torch.Tensor] | None:
+    if arguments.from_bundle is not None:
+        return codec_state_from_bundle(Bundle.open(arguments.from_bundle))
+    if arguments.from_checkpoint is not None:
+        state: dict[str, torch.Tensor] = load_checkpoint(arguments.from_checkpoint)["average"]
+        return state
+    return None
 
 
 def _source(text: str) -> PhotoSource:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.models.backbones import CutBackbone
 from pipeline.models.feature_codec import LAYERS, FeatureCodec
@@ -29,6 +29,7 @@ from pipeline.training import losses
 from pipeline.training.checkpoints import git_revision, recipe_to_dict, save_checkpoint
 from pipeline.training.data import CropSampler
 from pipeline.training.fast_forms import strided_in_float32, training_form
+from pipeline.training.muon import CodecOptimiser
 from pipeline.training.pool import CropPool, Teacher, shuffled, teacher_for
 from pipeline.training.recipes import Phase, Recipe, phase_at
 
@@ -83,11 +84,9 @@ class Trainer:
         self.stopping = False
         self.log_lambda = [math.log(value) for value in recipe.initial_lambda]
         self.pooled_std: dict[str, Tensor] = {}
-        # Priors and gains have few parameters, well conditioned: they must follow the encoder, so they learn faster.
+        networks = nn.ModuleList([self.codec.analysis, self.codec.synthesis])
         rate = [self.codec.log_gain_PC, *self.codec.bottlenecks.parameters()]
-        others = [*self.codec.analysis.parameters(), *self.codec.synthesis.parameters()]
-        groups = [{"params": others, "factor": 1.0}, {"params": rate, "factor": recipe.rate_learning_factor}]
-        self.optimiser = torch.optim.Adam(groups, lr=1e-3, betas=(0.9, 0.99), fused=True)
+        self.optimiser = CodecOptimiser(networks, rate, rate_factor=recipe.rate_learning_factor)
 
     # -- state -------------------------------------------------------------------------------------------------------
     # ----------
@@ -188,7 +187,7 @@ class Trainer:
             loss = loss + share * (
                 distortion_B[part].mean() + rate_weight * bpp_B[part].mean() / math.exp(self.log_lambda[point])
             )
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.codec.parameters(), recipe.gradient_norm_max)
         if not torch.isfinite(norm):
@@ -274,8 +273,7 @@ class Trainer:
         first, last = phase.learning_rate
         rate = last + (first - last) * 0.5 * (1 + math.cos(math.pi * within))
         rate *= min((self.counters.step + 1) / self.recipe.warmup_steps, 1.0)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["factor"]
+        self.optimiser.set_learning_rate(rate)
         return rate
 
     def _rate_weight(self, phase: Phase, within: float) -> float:
