@@ -25,6 +25,14 @@ CONTEXTS = {
             (kinds.reference_neighbourhood(3), kinds.layer([2, 1, 0], clip=1), kinds.checkerboard(2)),
         ),
     ),
+    "changes": Contexts(
+        intra=((kinds.changes(40, 128),), (kinds.checkerboard(2), kinds.changes(100)), (kinds.changes(1, 20, 200),)),
+        inter=(
+            (kinds.reference(2), kinds.changes(20, 90, 256)),
+            (kinds.changes(64), kinds.checkerboard(2)),
+            (kinds.changes(10, 100), kinds.layer([2, 1, 0], clip=1), kinds.reference_neighbourhood(2)),
+        ),
+    ),
 }
 
 

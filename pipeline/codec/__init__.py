@@ -1,7 +1,8 @@
 """The codec: latents to a few kB and back, bit-exact on any two machines.
 
-`quantisation` makes symbols, `entropy_model` holds the integer tables, `contexts` picks among them, `range_coder` and
-`_range_coder.c` turn symbols into bytes, `bitstream` frames them, `latent_codec` is the door.
+`quantisation` makes symbols, `sticky` keeps those of an earlier frame where they still fit, `entropy_model` holds the
+integer tables, `contexts` picks among them, `range_coder` and `_range_coder.c` turn symbols into bytes, `bitstream`
+frames them, `latent_codec` is the door.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pipeline.codec.contexts import Contexts, Term, contexts_data, parse_context
 from pipeline.codec.entropy_model import ChannelPmf, EntropyModel
 from pipeline.codec.latent_codec import DecodedLatent, LatentCodec, LatentSpec, Reference, ReferenceId, coder_in_use
 from pipeline.codec.quantisation import OperatingPoint, dequantise, quantise
+from pipeline.codec.sticky import quantise_sticky, stream_symbols
 from pipeline.codec.table_counts import TableCounter
 
 __all__ = [
@@ -29,4 +31,6 @@ __all__ = [
     "dequantise",
     "parse_contexts",
     "quantise",
+    "quantise_sticky",
+    "stream_symbols",
 ]

@@ -21,7 +21,7 @@
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
-#define ABI             2      /* native_coder.py's _ABI: any change of a function or struct */
+#define ABI             3      /* native_coder.py's _ABI: any change of a function or struct */
 #define STATE_LOW       65536u /* 2^16: the state's lower bound, and the start state without the check */
 #define MAGNITUDE_MAX   4095   /* limits.SYMBOL_MAGNITUDE_MAX */
 #define ESCAPE_BITS_MAX 13
@@ -30,7 +30,7 @@
 #define RAW             0x80000000u /* a step that is raw bits: RAW | bits << 16 | value */
 
 enum { BUFFER_FULL = -1, SYMBOL_TOO_LARGE = -2, BAD_ARGUMENT = -3 };
-enum { KIND_NONE, KIND_REFERENCE, KIND_REFERENCE_NEIGHBOURHOOD, KIND_CHECKERBOARD, KIND_LAYER };
+enum { KIND_NONE, KIND_REFERENCE, KIND_REFERENCE_NEIGHBOURHOOD, KIND_CHECKERBOARD, KIND_LAYER, KIND_CHANGES };
 
 typedef struct { /* one slot, ready for encoding: x' = x + bias + floor(x / freq) * complement */
     uint64_t reciprocal;
@@ -86,6 +86,7 @@ typedef struct {      /* the caller's workspace, divided up */
     uint8_t *classes; /* [height * (width + 1)] */
     int16_t *sums;    /* [height * (width + 1)] */
     int16_t *plane;   /* [(height + 2) * (width + 1) + 1], zeros where there is no place */
+    int16_t *changed; /* [places] in how many channels so far the symbol is not its prediction */
     uint32_t *steps;  /* [2 * steps_max] */
     uint8_t *spare;   /* [capacity] */
     uint8_t *out;     /* [capacity], the workspace's end */
@@ -121,12 +122,13 @@ static size_t steps_max(const plan *p, grid g) {
 static int64_t divide(work *w, const plan *p, grid g, uint8_t *memory) {
     const int64_t cells = (int64_t)g.height * (g.width + 1), plane = (int64_t)(g.height + 2) * (g.width + 1) + 1;
     const int64_t steps = 2 * (int64_t)steps_max(p, g) * (int64_t)sizeof(uint32_t);
-    const int64_t fixed = steps + (plane + cells) * (int64_t)sizeof(int16_t) + cells + g.places;
+    const int64_t fixed = steps + (plane + cells + g.places) * (int64_t)sizeof(int16_t) + cells + g.places;
     if (!memory) return fixed + 2 * w->capacity;
     w->steps = (uint32_t *)memory;
     w->plane = (int16_t *)(memory + steps);
     w->sums = w->plane + plane;
-    w->classes = (uint8_t *)(w->sums + cells);
+    w->changed = w->sums + cells;
+    w->classes = (uint8_t *)(w->changed + g.places);
     w->context = w->classes + cells;
     w->spare = memory + fixed;
     w->out = w->spare + w->capacity;
@@ -166,23 +168,19 @@ static uint32_t layer_check(const int16_t *restrict symbols, ptrdiff_t count, in
 
 static inline int clamp(int value, int limit) { return value < -limit ? -limit : value > limit ? limit : value; }
 
-/* Add step * (class of the four neighbours' magnitudes) to the contexts; odd_only: to the second half of a
- * checkerboard, and one step more. The magnitudes lie in a plane with a zero before each row and zero rows around, so
- * that one long loop does the sums. */
-static void add_neighbourhood(const context_term *t, const int16_t *channel, grid g, int odd_only, work *w) {
+/* Values lie in a plane with a zero before each row and zero rows around, so that one long loop sums neighbours. */
+static int16_t *plane_of(const work *w, grid g) { return w->plane + g.width + 1; }
+
+/* Add step * (how many of `count` thresholds the sums have reached) to the contexts; odd_only: to the second half of a
+ * checkerboard, and one step more. */
+static void add_classes(const int32_t *thresholds, int count, int step_, grid g, int odd_only, work *w) {
     const ptrdiff_t stride = g.width + 1, cells = stride * g.height;
-    int16_t *plane = w->plane + stride, *restrict sums = w->sums;
+    const int16_t *restrict sums = w->sums;
     uint8_t *restrict classes = w->classes;
-    const uint8_t step = (uint8_t)t->step;
-    for (int y = 0; y < g.height; y++) {
-        const int16_t *in = channel + (ptrdiff_t)y * g.width;
-        for (int x = 0; x < g.width; x++) plane[y * stride + 1 + x] = (int16_t)abs(in[x]);
-    }
-    for (ptrdiff_t i = 0; i < cells; i++)
-        sums[i] = (int16_t)(plane[i - 1] + plane[i + 1] + plane[i - stride] + plane[i + stride]);
+    const uint8_t step = (uint8_t)step_;
     for (ptrdiff_t i = 0; i < cells; i++) classes[i] = odd_only ? step : 0;
-    for (int k = 0; k < t->threshold_count; k++) {
-        const int16_t threshold = (int16_t)t->thresholds[k];
+    for (int k = 0; k < count; k++) {
+        const int16_t threshold = (int16_t)thresholds[k];
         for (ptrdiff_t i = 0; i < cells; i++) classes[i] = (uint8_t)(classes[i] + (sums[i] >= threshold ? step : 0));
     }
     for (int y = 0; y < g.height; y++) {
@@ -193,6 +191,61 @@ static void add_neighbourhood(const context_term *t, const int16_t *channel, gri
         else
             for (int x = 0; x < g.width; x++) out[x] = (uint8_t)(out[x] + in[x]);
     }
+}
+
+/* Class of the four neighbours' magnitudes. */
+static void add_neighbourhood(const context_term *t, const int16_t *channel, grid g, int odd_only, work *w) {
+    const ptrdiff_t stride = g.width + 1, cells = stride * g.height;
+    int16_t *plane = plane_of(w, g), *restrict sums = w->sums;
+    for (int y = 0; y < g.height; y++) {
+        const int16_t *in = channel + (ptrdiff_t)y * g.width;
+        for (int x = 0; x < g.width; x++) plane[y * stride + 1 + x] = (int16_t)abs(in[x]);
+    }
+    for (ptrdiff_t i = 0; i < cells; i++)
+        sums[i] = (int16_t)(plane[i - 1] + plane[i + 1] + plane[i - stride] + plane[i + stride]);
+    add_classes(t->thresholds, t->threshold_count, t->step, g, odd_only, w);
+}
+
+/* Class of the share of changed symbols in the channels before, here and at the four neighbours. */
+static void add_changes(const context_term *t, int channel, grid g, work *w) {
+    if (channel == 0) return;
+    const ptrdiff_t stride = g.width + 1, cells = stride * g.height;
+    int16_t *plane = plane_of(w, g), *restrict sums = w->sums;
+    int32_t reached[8];
+    for (int k = 0; k < t->threshold_count; k++) reached[k] = (t->thresholds[k] * 5 * channel + 255) / 256;
+    for (int y = 0; y < g.height; y++)
+        memcpy(plane + y * stride + 1, w->changed + (ptrdiff_t)y * g.width, (size_t)g.width * sizeof *plane);
+    for (ptrdiff_t i = 0; i < cells; i++)
+        sums[i] = (int16_t)(plane[i] + plane[i - 1] + plane[i + 1] + plane[i - stride] + plane[i + stride]);
+    add_classes(reached, t->threshold_count, t->step, g, 0, w);
+}
+
+/* Count the channels from `first` to before `end` whose symbol is not its prediction. */
+static void count_changes(frame *f, int first, int end) {
+    const ptrdiff_t places = f->g.places;
+    int16_t *restrict changed = f->w.changed;
+    for (int c = first; c < end; c++) {
+        const int16_t *own = f->symbols + c * places, fill = f->p->fill[c];
+        if (f->reference) {
+            const int16_t *held = f->reference + c * places;
+            for (ptrdiff_t i = 0; i < places; i++) changed[i] = (int16_t)(changed[i] + (own[i] != held[i]));
+        } else
+            for (ptrdiff_t i = 0; i < places; i++) changed[i] = (int16_t)(changed[i] + (own[i] != fill));
+    }
+}
+
+static int has_changes(const plan *p, int layer) {
+    for (int k = p->term_first[layer]; k < p->term_first[layer + 1]; k++)
+        if (p->terms[k].kind == KIND_CHANGES) return 1;
+    return 0;
+}
+
+/* Whether a layer needs the changes of the channels before; then they are counted up to its first. */
+static int begin_changes(frame *f, int layer) {
+    if (!has_changes(f->p, layer)) return 0;
+    memset(f->w.changed, 0, (size_t)f->g.places * sizeof *f->w.changed);
+    count_changes(f, 0, f->p->layer_first[layer]);
+    return 1;
 }
 
 static void add_clipped(const context_term *t, const int16_t *restrict symbols, ptrdiff_t places,
@@ -221,7 +274,8 @@ static void base_contexts(frame *f, int layer, int channel) {
         else if (t->kind == KIND_LAYER) {
             const int source = p->sources[t->sources + channel - p->layer_first[layer]];
             add_clipped(t, f->symbols + source * places, places, f->w.context);
-        }
+        } else if (t->kind == KIND_CHANGES)
+            add_changes(t, channel, f->g, &f->w);
     }
 }
 
@@ -304,8 +358,10 @@ static uint32_t *layer_steps(frame *f, int layer, uint32_t *step, int *predicted
     const grid g = f->g;
     const context_term *checkerboard = checkerboard_of(p, layer);
     const int has_terms = p->term_first[layer] < p->term_first[layer + 1];
+    const int first = p->layer_first[layer], counts = begin_changes(f, layer);
     *predicted = 1;
-    for (int c = p->layer_first[layer]; c < p->layer_first[layer + 1]; c++) {
+    for (int c = first; c < p->layer_first[layer + 1]; c++) {
+        if (counts && c > first) count_changes(f, c - 1, c);
         const int16_t *own = f->symbols + c * g.places;
         const table_ref *tables = &p->tables[p->context_first[c]];
         const int skip = is_predicted(f, c);
@@ -552,8 +608,11 @@ static int take_layer(frame *f, int layer, const uint8_t *bytes, ptrdiff_t size)
     decode_lane lane = {0, bytes + 4, bytes + size};
     for (int k = 0; k < 4; k++) lane.x |= (uint32_t)bytes[k] << (8 * k);
     if (lane.x < STATE_LOW) return 0;
-    for (int c = first; c < end; c++)
+    const int counts = begin_changes(f, layer);
+    for (int c = first; c < end; c++) {
+        if (counts && c > first) count_changes(f, c - 1, c);
         if (!take_channel(&lane, f, layer, c)) return 0;
+    }
     const uint32_t check = layer_check(f->symbols + first * f->g.places, (end - first) * f->g.places, layer);
     return lane.in == lane.end && lane.x == STATE_LOW + check;
 }

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +31,11 @@ CLIP_MAX: Final = 7
 THRESHOLDS_MAX: Final = 8
 THRESHOLD_MAX: Final = 16_384
 """More than four neighbours' magnitudes can sum to."""
+SHARE_MAX: Final = 256
+"""Thresholds of kind `changes` are shares of this."""
 TERMS_MAX: Final = 8
 
-Kind = Literal["none", "reference", "reference_neighbourhood", "checkerboard", "layer"]
+Kind = Literal["none", "reference", "reference_neighbourhood", "checkerboard", "layer", "changes"]
 SetName = Literal["intra", "inter"]
 _PARAMETERS: Final[Mapping[str, frozenset[str]]] = {
     "none": frozenset(),
@@ -41,6 +43,7 @@ _PARAMETERS: Final[Mapping[str, frozenset[str]]] = {
     "reference_neighbourhood": frozenset({"thresholds"}),
     "checkerboard": frozenset({"thresholds"}),
     "layer": frozenset({"clip", "sources"}),
+    "changes": frozenset({"thresholds"}),
 }
 _KNOWN_KINDS: Final = f"expected {', '.join(_PARAMETERS)}; update FrankenStream"
 
@@ -63,7 +66,7 @@ class Term:
                 return 1
             case "reference" | "layer":
                 return 2 * self.clip + 1
-            case "reference_neighbourhood":
+            case "reference_neighbourhood" | "changes":
                 return len(self.thresholds) + 1
             case "checkerboard":
                 return len(self.thresholds) + 2
@@ -91,6 +94,12 @@ def checkerboard(*thresholds: int) -> Term:
 def layer(sources: Sequence[int], clip: int = 1) -> Term:
     """The symbol at the same place in an earlier layer's channel, clipped to ±clip."""
     return Term("layer", clip=clip, sources=tuple(sources))
+
+
+def changes(*thresholds: int) -> Term:
+    """Class of the share of symbols, in 1/256, that are not their prediction: here and next to here, in all channels
+    before. Where the earlier channels moved, the later ones do."""
+    return Term("changes", thresholds=thresholds)
 
 
 @dataclass(frozen=True)
@@ -136,6 +145,26 @@ def context_count(terms: Sequence[Term]) -> int:
     return count
 
 
+class Earlier(NamedTuple):
+    """What the channels before one have in store for kind `changes`."""
+
+    channels: int
+    changed_HW: NDArray[np.int64]
+    """In how many of them the symbol is not its prediction."""
+
+
+def earlier_changes(
+    symbols_CHW: Symbols, channel: int, reference_CHW: Symbols | None, fill_C: NDArray[np.int16]
+) -> Earlier:
+    """The channels before `channel`; their prediction is the reference, or without one `fill_C`."""
+    predicted = fill_C[:channel, None, None] if reference_CHW is None else reference_CHW[:channel]
+    return Earlier(channel, (symbols_CHW[:channel] != predicted).sum(axis=0, dtype=np.int64))
+
+
+def has_changes(terms: Sequence[Term]) -> bool:
+    return any(term.kind == "changes" for term in terms)
+
+
 def has_checkerboard(terms: Sequence[Term]) -> bool:
     return any(term.kind == "checkerboard" for term in terms)
 
@@ -146,11 +175,12 @@ def context_values(
     channel_HW: Symbols,
     symbols_CHW: Symbols,
     reference_HW: Symbols | None,
+    earlier: Earlier | None = None,
 ) -> NDArray[np.intp]:
     """Context number of each place of a channel, intp [H, W].
 
     `channel_HW` is the channel itself (a decoder has its first half, the rest is not looked at), `symbols_CHW` the
-    frame with all earlier layers, `reference_HW` the reference's same channel.
+    frame with all earlier layers, `reference_HW` the reference's same channel, `earlier` what kind `changes` needs.
     """
     context = np.zeros(channel_HW.shape, dtype=np.int64)
     step = 1
@@ -168,6 +198,9 @@ def context_values(
                 value = np.where(odd_places(*channel_HW.shape), 1 + _magnitude_class(channel_HW, term.thresholds), 0)
             case "layer":
                 value = _clipped(symbols_CHW[term.sources[channel_in_layer]], term.clip)
+            case "changes":
+                assert earlier is not None, "a term of kind changes without the earlier channels"
+                value = _change_class(earlier, term.thresholds)
         context += step * value
         step *= term.values
     return context.astype(np.intp)
@@ -223,9 +256,24 @@ def _clipped(symbols_HW: Symbols, clip: int) -> NDArray[np.int64]:
 
 
 def _magnitude_class(symbols_HW: Symbols, thresholds: Sequence[int]) -> NDArray[np.int64]:
-    padded = np.pad(np.abs(symbols_HW.astype(np.int64)), 1)
-    magnitude = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
+    magnitude = _neighbours(np.abs(symbols_HW.astype(np.int64)))
     return np.asarray(np.searchsorted(np.asarray(thresholds), magnitude, side="right"), dtype=np.int64)
+
+
+def _change_class(earlier: Earlier, thresholds: Sequence[int]) -> NDArray[np.int64]:
+    """How many thresholds t have t · cells ≤ 256 · changed cells, of the five cells of each earlier channel."""
+    cells = 5 * earlier.channels
+    if not cells:
+        return np.zeros_like(earlier.changed_HW)
+    changed_HW = earlier.changed_HW + _neighbours(earlier.changed_HW)
+    reached = -(-np.asarray(thresholds) * cells // SHARE_MAX)
+    return np.asarray(np.searchsorted(reached, changed_HW, side="right"), dtype=np.int64)
+
+
+def _neighbours(values_HW: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sum of the values above, below, left and right; outside of the grid is 0."""
+    padded = np.pad(values_HW, 1)
+    return padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
 
 
 def _check_terms(terms: Sequence[Term], where: str, *, with_reference: bool) -> None:
@@ -241,6 +289,8 @@ def _check_terms(terms: Sequence[Term], where: str, *, with_reference: bool) -> 
             raise BundleError(
                 f"{where}: thresholds are {list(term.thresholds)}: expected 1 to {THRESHOLDS_MAX} rising numbers from 1"
             )
+        if term.kind == "changes" and term.thresholds[-1] > SHARE_MAX:
+            raise BundleError(f"{where}: thresholds of changes are {list(term.thresholds)}, limit {SHARE_MAX} (all)")
     if sum(term.kind == "checkerboard" for term in terms) > 1:
         raise BundleError(f"{where}: more than one checkerboard term, expected at most one")
     count = context_count(terms)

@@ -137,6 +137,10 @@ class LatentCodec:
         """int16 [C]."""
         return self.model.fill
 
+    def held_symbols(self, reference: Reference) -> Symbols:
+        """The channels of a reference that both ends hold, int16 [c, H, W]: those of its layers."""
+        return reference.symbols[: sum(self.spec.layers[: reference.layers])]
+
     def encode(
         self, symbols: Symbols, operating_point: int, *, layers: int | None = None, reference: Reference | None = None
     ) -> bytes:
@@ -194,11 +198,13 @@ class LatentCodec:
         bits: list[float] = self._coder.estimate(plan, symbols, held, len(self.spec.layers))
         return bits
 
-    def estimate_bits(self, symbols: Symbols, operating_point: int, *, reference: Reference | None = None) -> float:
+    def estimate_bits(
+        self, symbols: Symbols, operating_point: int, *, layers: int | None = None, reference: Reference | None = None
+    ) -> float:
         """About how many bits `encode` would take, header included."""
-        layers = self.estimate_layers(symbols, operating_point, reference=reference)
+        each = self.estimate_layers(symbols, operating_point, reference=reference)[:layers]
         named = None if reference is None else HeaderReference(reference.epoch, reference.frame, reference.layers)
-        return 8 * header_bytes(len(layers), named) + sum(bits + STATE_BITS for bits in layers if bits)
+        return 8 * header_bytes(len(each), named) + sum(bits + STATE_BITS for bits in each if bits)
 
     def _checked(self, symbols: Symbols) -> Symbols:
         if symbols.dtype != np.int16 or symbols.ndim != 3 or symbols.shape[0] != self.spec.channels:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.codec import range_coder
 from pipeline.codec.bitstream import LAYERS_BYTES_MAX
 from pipeline.codec.coding_plan import CodingPlan
-from pipeline.codec.contexts import coding_order, context_values, has_checkerboard
+from pipeline.codec.contexts import coding_order, context_values, earlier_changes, has_changes, has_checkerboard
 from pipeline.codec.quantisation import Symbols
 from pipeline.codec.range_coder import DamagedLayer, RangeDecoder, Step
 from pipeline.errors import BitstreamError
@@ -192,7 +192,8 @@ def _order_and_context(
     order = coding_order(*symbols_HW.shape, checkerboard_order=has_checkerboard(terms))
     in_layer = channel - int(plan.layer_first[layer])
     own_reference = None if reference is None else reference[channel]
-    return order, context_values(terms, in_layer, symbols_HW, symbols_CHW, own_reference)
+    earlier = earlier_changes(symbols_CHW, channel, reference, plan.fill) if has_changes(terms) else None
+    return order, context_values(terms, in_layer, symbols_HW, symbols_CHW, own_reference, earlier)
 
 
 def _slot_step(plan: CodingPlan, slot: int) -> Step:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import BundleError
-from pipeline.limits import SYMBOL_MAGNITUDE_MAX
+from pipeline.limits import STICKY_THRESHOLD_MAX, SYMBOL_MAGNITUDE_MAX
 
 Symbols = NDArray[np.int16]
 """int16, [..., C, H, W]."""
@@ -27,8 +27,16 @@ class OperatingPoint:
     name: str
     gain: NDArray[np.float32]
     offset: NDArray[np.float32]
+    sticky_threshold: float = 0.0
+    """How far, in symbols, a latent may lie from its reference's symbol that is kept (`pipeline.codec.sticky`); the
+    edge's choice alone. 0: always the nearest symbol."""
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.sticky_threshold <= STICKY_THRESHOLD_MAX:
+            raise BundleError(
+                f"operating point {self.name!r} has a sticky threshold of {self.sticky_threshold}: "
+                f"expected 0 (off) to {STICKY_THRESHOLD_MAX:g} symbols"
+            )
         gain = _per_channel(self.gain, f"gain of operating point {self.name!r}")
         offset = _per_channel(self.offset, f"offset of operating point {self.name!r}")
         if gain.shape != offset.shape:
@@ -50,13 +58,23 @@ def quantise(latent_CHW: Latent, point: OperatingPoint) -> Symbols:
 
     NaN becomes 0, so that a broken model costs quality and not a crash.
     """
+    return nearest_symbols(in_symbols(latent_CHW, point))
+
+
+def in_symbols(latent_CHW: Latent, point: OperatingPoint) -> Latent:
+    """The latent measured in symbols, before rounding: latent · gain − offset, float32 of the same shape."""
     scaled = latent_CHW * point.gain[:, None, None]
     scaled -= point.offset[:, None, None]
-    np.rint(scaled, out=scaled)
-    np.clip(scaled, -SYMBOL_MAGNITUDE_MAX, SYMBOL_MAGNITUDE_MAX, out=scaled)
-    if np.isnan(scaled.sum()):
-        scaled = np.nan_to_num(scaled, nan=0.0)
-    return scaled.astype(np.int16)
+    return scaled
+
+
+def nearest_symbols(scaled_CHW: Latent) -> Symbols:
+    """Round what `in_symbols` gives, which stays as it is. Clips, and makes NaN 0, as `quantise` does."""
+    rounded = np.rint(scaled_CHW)
+    np.clip(rounded, -SYMBOL_MAGNITUDE_MAX, SYMBOL_MAGNITUDE_MAX, out=rounded)
+    if np.isnan(rounded.sum()):
+        rounded = np.nan_to_num(rounded, nan=0.0)
+    return rounded.astype(np.int16)
 
 
 def dequantise(symbols_CHW: Symbols, point: OperatingPoint) -> Latent:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.codec.contexts import Contexts, SetName, context_values
+from pipeline.codec.contexts import Contexts, SetName, context_values, earlier_changes, has_changes
 from pipeline.codec.entropy_model import PRECISION_DEFAULT, ChannelPmf, EntropyModel
 from pipeline.codec.quantisation import Symbols
 
@@ -43,12 +43,19 @@ class TableCounter:
     ) -> None:
         """Count a frame, int16 [C, H, W]; with a reference, into the inter set. `fill` [C]: what intra skips hold."""
         counted = self._sets["intra" if reference is None else "inter"][point]
-        fills = np.zeros(len(self._layer_of), np.int16) if fill is None else np.asarray(fill)
+        fills = np.zeros(len(self._layer_of), np.int16) if fill is None else np.asarray(fill, np.int16)
         for channel, channel_HW in enumerate(symbols_CHW):
             own_reference = None if reference is None else reference[channel]
-            context = self._context(symbols_CHW, channel, own_reference)
+            context = self._context(symbols_CHW, channel, reference, fills)
             predicted = fills[channel] if own_reference is None else own_reference
             counted[channel].add(channel_HW, context, predicted=bool((channel_HW == predicted).all()))
+
+    def include(self, other: TableCounter) -> None:
+        """Add what another counter of the same codec has seen."""
+        for name, rows in self._sets.items():
+            for own_row, other_row in zip(rows, other._sets[name], strict=True):
+                for own, others in zip(own_row, other_row, strict=True):
+                    own.include(others)
 
     def model(
         self,
@@ -77,11 +84,15 @@ class TableCounter:
     def _empty(self, name: SetName) -> list[_ChannelCounts]:
         return [_ChannelCounts(self._contexts.count(name, int(layer))) for layer in self._layer_of]
 
-    def _context(self, symbols_CHW: Symbols, channel: int, own_reference: Symbols | None) -> NDArray[np.intp]:
+    def _context(
+        self, symbols_CHW: Symbols, channel: int, reference: Symbols | None, fills: NDArray[np.int16]
+    ) -> NDArray[np.intp]:
         layer = int(self._layer_of[channel])
-        terms = self._contexts.terms("intra" if own_reference is None else "inter", layer)
+        terms = self._contexts.terms("intra" if reference is None else "inter", layer)
         in_layer = channel - int(self._first[layer])
-        return context_values(terms, in_layer, symbols_CHW[channel], symbols_CHW, own_reference)
+        own_reference = None if reference is None else reference[channel]
+        earlier = earlier_changes(symbols_CHW, channel, reference, fills) if has_changes(terms) else None
+        return context_values(terms, in_layer, symbols_CHW[channel], symbols_CHW, own_reference, earlier)
 
 
 class _ChannelCounts:
@@ -105,6 +116,12 @@ class _ChannelCounts:
             self._predicted_frames += 1
         else:
             self._coded += counts
+
+    def include(self, other: _ChannelCounts) -> None:
+        self._coded += other._coded
+        self._predicted += other._predicted
+        self._frames += other._frames
+        self._predicted_frames += other._predicted_frames
 
     def tables(self, pooling: float, *, skips: bool) -> tuple[ChannelPmf, float]:
         """(probabilities, share of skips; 0: no flag), whichever costs fewer bits."""

@@ -9,14 +9,15 @@ Axes: P operating points, C channels, H height, W width, X contexts, S symbols.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from pipeline.codec import ChannelPmf, Contexts, EntropyModel
-from pipeline.codec.contexts import SetName, Term, context_values
+from pipeline.codec import ChannelPmf, Contexts, EntropyModel, OperatingPoint, stream_symbols
+from pipeline.codec.contexts import Earlier, SetName, changes, checkerboard, context_values, reference
 from pipeline.models.feature_codec import CHANNELS_PER_LAYER, LAYERS, FeatureCodec
 
 MAGNITUDE_MAX = 100
@@ -27,6 +28,12 @@ BACKOFF_STRENGTH = 40.0
 """How many symbols' worth a channel's counts weigh in each of its contexts."""
 REFERENCE_LAGS = (1, 3)
 """How many frames back the reference of a live stream lies: round trips at 10 to 30 frames a second."""
+STICKY_THRESHOLDS = {"low": 0.8, "standard": 1.25, "high": 1.25}
+"""Operating point → its sticky threshold, in symbols (docs/decisions/0008-sticky-symbols.md). Finer steps: more of them
+may be missed."""
+COUNTED_SHARES = (0.0, 0.75, 1.0, 1.5)
+"""Clips are counted at these shares of their operating point's threshold. Context `changes` tells them apart, so that
+tables which have seen them all serve each within 6 % of tables of its own."""
 
 
 class SymbolCounts:
@@ -53,13 +60,16 @@ class SymbolCounts:
         """Count one frame, int16 [C, H, W]; ``reference_CHW`` is needed for set ``inter``."""
         clipped_CHW = np.clip(symbols_CHW, -MAGNITUDE_MAX, MAGNITUDE_MAX).astype(np.int64) + MAGNITUDE_MAX
         prediction_CHW = np.zeros_like(symbols_CHW) if reference_CHW is None else reference_CHW
-        self._unchanged[point] += (symbols_CHW == prediction_CHW).all(axis=(1, 2))
+        changed_CHW = symbols_CHW != prediction_CHW
+        self._unchanged[point] += ~changed_CHW.any(axis=(1, 2))
         self._frames[point] += 1
+        earlier = Earlier(0, np.zeros(symbols_CHW.shape[1:], np.int64))
         for channel in range(self.channels):
             layer, within = divmod(channel, CHANNELS_PER_LAYER)
             reference_HW = None if reference_CHW is None else reference_CHW[channel]
             terms = self.contexts.terms(self.set_name, layer)
-            context_HW = context_values(terms, within, symbols_CHW[channel], symbols_CHW, reference_HW)
+            context_HW = context_values(terms, within, symbols_CHW[channel], symbols_CHW, reference_HW, earlier)
+            earlier = Earlier(channel + 1, earlier.changed_HW + changed_CHW[channel])
             counts_XS = self._counts[point][channel]
             place_HW = context_HW * counts_XS.shape[1] + clipped_CHW[channel]
             counts_XS += np.bincount(place_HW.ravel(), minlength=counts_XS.size).reshape(counts_XS.shape)
@@ -95,14 +105,33 @@ def count_symbols(
     for photo in photos:
         for point, symbols_CHW in enumerate(symbols_of(codec, photo)):
             intra.add(symbols_CHW, point)
-    for clip in clips:
-        frames = [symbols_of(codec, image) for image in clip]
-        for number, frame in enumerate(frames):
-            for point, symbols_CHW in enumerate(frame):
-                for lag in REFERENCE_LAGS if inter is not None else ():
-                    if inter is not None and number >= lag:
-                        inter.add(symbols_CHW, point, reference_CHW=frames[number - lag][point])
+    for clip in clips if inter is not None else ():
+        latents = [latent_of(codec, image) for image in clip]
+        for (number, chosen), lag, share in itertools.product(
+            enumerate(operating_points(codec)), REFERENCE_LAGS, COUNTED_SHARES
+        ):
+            threshold = share * chosen.sticky_threshold
+            for symbols_CHW, held_CHW in stream_symbols(latents, chosen, lag=lag, threshold=threshold):
+                if inter is not None and held_CHW is not None:
+                    inter.add(symbols_CHW, number, reference_CHW=held_CHW)
     return CountedSets(intra, inter)
+
+
+def operating_points(codec: FeatureCodec) -> tuple[OperatingPoint, ...]:
+    """Gains, medians and sticky thresholds as the edge takes them."""
+    points = []
+    for number, name in enumerate(codec.config.operating_points):
+        gain, offset = codec.gain_1C11(number).flatten(), codec.median_1C11(number).flatten()
+        sticky = STICKY_THRESHOLDS.get(name, 0.0)
+        points.append(OperatingPoint(name, gain.detach().numpy(), offset.detach().numpy(), sticky_threshold=sticky))
+    return tuple(points)
+
+
+@torch.inference_mode()
+def latent_of(codec: FeatureCodec, image: np.ndarray) -> np.ndarray:
+    """Latent of one image, float32 [C, H, W]."""
+    latent_CHW: np.ndarray = codec.analysis(torch.from_numpy(image))[0].float().numpy()
+    return latent_CHW
 
 
 @torch.inference_mode()
@@ -152,41 +181,12 @@ def smoothed_pmf(counts_XS: np.ndarray, prior_S: np.ndarray) -> ChannelPmf:
     return ChannelPmf(low=first - MAGNITUDE_MAX, weights=kept_XS, escape=np.maximum(1 - kept_XS.sum(axis=1), 1e-6))
 
 
-def layer_sources(symbols: Sequence[np.ndarray], layer: int, *, clip: int) -> tuple[int, ...]:
-    """For each channel of ``layer``, the earlier channel that tells most about it (mutual information, clipped
-    symbols).
+def default_contexts(*, with_references: bool = True) -> Contexts:
+    """The contexts of the default bundle (docs/decisions/0008-sticky-symbols.md has what each brings).
+
+    Alone, a frame is predicted from the finished half of a checkerboard. With a reference, the same place there tells
+    most. In both, places where the channels before differ from their prediction have it likewise in this one.
     """
-    clipped_NCHW = np.clip(np.stack(symbols), -clip, clip).astype(np.int64) + clip
-    first = layer * CHANNELS_PER_LAYER
-    values = 2 * clip + 1
-
-    def information(channel: int, source: int) -> float:
-        joint = np.bincount(
-            (clipped_NCHW[:, channel] * values + clipped_NCHW[:, source]).ravel(), minlength=values * values
-        ).reshape(values, values)
-        p = joint / joint.sum()
-        expected = p.sum(axis=1, keepdims=True) * p.sum(axis=0, keepdims=True)
-        there = p > 0
-        return float((p[there] * np.log2(p[there] / expected[there])).sum())
-
-    return tuple(
-        max(range(first), key=lambda source: information(channel, source))
-        for channel in range(first, first + CHANNELS_PER_LAYER)
-    )
-
-
-def default_contexts(symbols: Sequence[np.ndarray] | None = None, *, with_references: bool = True) -> Contexts:
-    """The contexts of the default bundle.
-
-    Alone, a frame is predicted from the finished half of a checkerboard and from an earlier channel (chosen by
-    ``layer_sources`` on ``symbols``; without them no channel contexts). With a reference, the same place there tells
-    far more than anything in the frame itself (on clips 45 % of the bytes one frame back, 31 % three back).
-    """
-    board = Term("checkerboard", thresholds=(1, 2, 4, 7))
-    intra: list[tuple[Term, ...]] = []
-    for layer in range(LAYERS):
-        sources = () if symbols is None or layer == 0 else layer_sources(symbols, layer, clip=1)
-        intra.append((board, Term("layer", clip=1, sources=sources)) if sources else (board,))
-    around = Term("reference_neighbourhood", thresholds=(1, 4))
-    inter = tuple((Term("reference", clip=3), around) for _ in range(LAYERS)) if with_references else None
-    return Contexts(intra=tuple(intra), inter=inter)
+    intra = (checkerboard(1, 2, 4, 7), changes(8, 20, 36, 56, 80, 105, 135, 170))
+    inter = (reference(3), changes(3, 10, 26, 52, 90))
+    return Contexts(intra=(intra,) * LAYERS, inter=(inter,) * LAYERS if with_references else None)

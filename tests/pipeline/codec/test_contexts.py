@@ -7,10 +7,13 @@ import pytest
 
 from pipeline.codec import Contexts, contexts_data, parse_contexts
 from pipeline.codec.contexts import (
+    Earlier,
     Term,
+    changes,
     checkerboard,
     coding_order,
     context_values,
+    earlier_changes,
     layer,
     reference,
     reference_neighbourhood,
@@ -49,6 +52,31 @@ def test_checkerboard_is_0_on_the_first_half_and_classes_the_second():
 def test_layer_is_the_clipped_symbol_of_its_source():
     frame = np.stack([CHANNEL * 0, CHANNEL])
     assert values(layer([1], clip=1), frame=frame) == [[1, 2, 1], [0, 1, 2], [1, 1, 1]]
+
+
+def test_changes_classes_the_share_that_is_not_its_prediction():
+    # Two channels before, so ten cells at each place; five of them are changed at (0, 0), here and to the right.
+    changed = np.array([[2, 2, 0], [1, 0, 0], [0, 0, 0]])
+    expected = [[3, 2, 1], [2, 2, 0], [1, 0, 0]]  # sums [5 4 2] [3 3 0] [1 0 0]
+    found = context_values([changes(1, 75, 128)], 0, CHANNEL, CHANNEL[None], None, Earlier(2, changed))
+    assert found.tolist() == expected
+
+
+def test_changes_of_the_first_channel_are_none():
+    found = context_values([changes(1)], 0, CHANNEL, CHANNEL[None], None, Earlier(0, np.zeros((3, 3), np.int64)))
+    assert found.tolist() == [[0, 0, 0]] * 3
+
+
+def test_earlier_changes_counts_channels_that_left_their_prediction():
+    frame = np.stack([CHANNEL, CHANNEL, CHANNEL])
+    held = frame.copy()
+    held[0, 0, 0] += 1
+    held[1, 0, 0] += 1
+    held[2, 0, 1] += 1  # the channel itself does not count
+    referring = earlier_changes(frame, 2, held, np.zeros(3, np.int16))
+    assert referring.changed_HW.tolist() == [[2, 0, 0], [0, 0, 0], [0, 0, 0]]
+    alone = earlier_changes(frame, 2, None, np.array([0, 5, 9], np.int16))
+    assert alone.changed_HW.tolist() == [[1, 2, 1], [2, 1, 1], [1, 1, 1]]
 
 
 def test_terms_combine_first_fastest():
@@ -95,6 +123,7 @@ def entry(term=None, **more):
         (entry({"kind": "checkerboard", "thresholds": []}), "rising"),
         (entry({"kind": "checkerboard", "thresholds": [0]}), "rising"),
         (entry({"kind": "checkerboard", "thresholds": ["1"]}), "whole numbers"),
+        (entry({"kind": "changes", "thresholds": [1, 257]}), "limit 256"),
         (entry({"kind": "layer", "clip": 1, "sources": [0, 0]}, layers=[1]), "2 sources for 1 channels"),
         (entry({"kind": "layer", "clip": 1, "sources": [2]}, layers=[1]), "source channel 2"),
         (entry({"kind": "layer", "clip": 1, "sources": [0, 0]}, layers=[0]), "source channel 0"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.codec import Contexts, LatentCodec, Reference, TableCounter
-from pipeline.codec.contexts import checkerboard, reference
+from pipeline.codec.contexts import changes, checkerboard, reference
 from tests.codecs import CONTEXTS, LAYERS, points, random_symbols, small_spec
 
 POINT = 0
@@ -76,6 +76,35 @@ def test_a_rare_context_costs_next_to_nothing():
             counter.add(symbols, POINT)
         sizes.append(bytes_mean(contexts, counter, frames(20, seed=1)))
     assert sizes[1] < 1.03 * sizes[0]
+
+
+def test_counts_of_parts_together_are_those_of_the_whole():
+    contexts = CONTEXTS["changes"]
+    whole, parts = TableCounter(LAYERS, 2, contexts), [TableCounter(LAYERS, 2, contexts) for _ in range(2)]
+    for number, (symbols, held) in enumerate(zip(frames(6), frames(6, seed=3), strict=True)):
+        for counter in (whole, parts[number % 2]):
+            counter.add(symbols, POINT)
+            counter.add(symbols, POINT, reference=held)
+    parts[0].include(parts[1])
+    assert parts[0].model().to_bytes() == whole.model().to_bytes()
+
+
+def test_where_earlier_channels_change_later_ones_do():
+    """Whole places move together: `changes` makes both the still and the moving ones cheap."""
+    rng = np.random.default_rng(1)
+    plain, moving = (Contexts(inter=((*terms,),) * 3) for terms in ([reference(2)], [reference(2), changes(20, 90)]))
+    pairs = []
+    for held, other in zip(frames(30), frames(30, seed=5), strict=True):
+        moved = rng.random((4, 4)).repeat(3, axis=0).repeat(3, axis=1) < 0.3
+        pairs.append((held, np.where(moved, other, held)))
+    sizes = []
+    for contexts in (plain, moving):
+        counter = TableCounter(LAYERS, 2, contexts)
+        for held, symbols in pairs[:20]:
+            counter.add(symbols, POINT, reference=held)
+        test, references = [symbols for _, symbols in pairs[20:]], [held for held, _ in pairs[20:]]
+        sizes.append(bytes_mean(contexts, counter, test, references))
+    assert sizes[1] < 0.9 * sizes[0]
 
 
 def test_skip_flags_appear_where_they_save():
