@@ -97,7 +97,8 @@ class EntropyBottleneck(nn.Module):
             B, C, H, W = y_BCHW.shape
             y_CN = y_BCHW.float().permute(1, 0, 2, 3).reshape(C, -1).contiguous()
             low, high = math.floor(float(y_CN.detach().min())) - 1, math.ceil(float(y_CN.detach().max())) + 1
-            grid_G = low + torch.arange((high - low) * _GRID_PER_SYMBOL + 1) / _GRID_PER_SYMBOL
+            steps_G = torch.arange((high - low) * _GRID_PER_SYMBOL + 1, device=y_CN.device)
+            grid_G = low + steps_G / _GRID_PER_SYMBOL
             table_CG = -torch.log2(self.likelihood_C1N(grid_G.view(1, 1, -1).repeat(C, 1, 1)))[:, 0]
             bits_CN = _Interpolate.apply(table_CG, (y_CN - low) * _GRID_PER_SYMBOL)
             return bits_CN.view(C, B, H, W).permute(1, 0, 2, 3)
@@ -107,7 +108,7 @@ class EntropyBottleneck(nn.Module):
         rows sum to less than 1.
         """
         with torch.no_grad():
-            symbols = torch.arange(minimum, maximum + 1, dtype=torch.float32)
+            symbols = torch.arange(minimum, maximum + 1, dtype=torch.float32, device=self.quantiles.device)
             y_C1N = symbols.view(1, 1, -1) + self.medians_C.view(-1, 1, 1)
             return self.likelihood_C1N(y_C1N)[:, 0].double()
 
@@ -115,7 +116,7 @@ class EntropyBottleneck(nn.Module):
     def update_quantiles(self) -> None:
         """Set ``quantiles`` to the 0.5e-9, 0.5 and 1 - 0.5e-9 points of each density, by bisection."""
         logit = math.log(TAIL_MASS / 2) - math.log1p(-TAIL_MASS / 2)
-        target_C13 = torch.tensor([logit, 0.0, -logit]).repeat(self.channels, 1, 1)
+        target_C13 = self.quantiles.new_tensor([logit, 0.0, -logit]).repeat(self.channels, 1, 1)
         low, high = torch.full_like(target_C13, -_SEARCH_LIMIT), torch.full_like(target_C13, _SEARCH_LIMIT)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
@@ -177,7 +178,7 @@ class _Interpolate(torch.autograd.Function):
         C, G = table_CG.shape
         index_CN = position_CN.to(torch.int32).clamp_(0, G - 2)
         fraction_CN = position_CN - index_CN
-        flat = (index_CN + torch.arange(C, dtype=torch.int32).view(-1, 1) * G).view(-1)
+        flat = (index_CN + torch.arange(C, dtype=torch.int32, device=table_CG.device).view(-1, 1) * G).view(-1)
         left = table_CG.reshape(-1).index_select(0, flat)
         slope_CN = (table_CG.reshape(-1)[1:].index_select(0, flat) - left).view_as(position_CN)
         ctx.save_for_backward(flat, fraction_CN, slope_CN)

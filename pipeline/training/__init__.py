@@ -1,6 +1,7 @@
-"""Training, label-free: photos in, a bundle out. `python -m pipeline.training` trains, `….package_default` packs.
+"""Training, label-free: photos in, a bundle out. `frankenstream train` is the way in (run, decoder, backbone).
 
-`Trainer` (loop) runs a `Recipe` (recipes) on a `PhotoStore` (data); `evaluate` compares with the unmodified backbone.
+A `Trainer` (loop) runs a `Recipe` (recipes) on a `PhotoStore` (data): what its phases compare is in objectives, what
+the frozen backbones say in teacher, kept with their crops by pool. `package_default` makes a bundle of a checkpoint.
 """
 
 from __future__ import annotations

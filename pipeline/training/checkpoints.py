@@ -8,6 +8,7 @@ codec.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load, save_file
+from torch import nn
 
 from pipeline.bundle import Bundle
 from pipeline.errors import EngineError
-from pipeline.models.feature_codec import CodecConfig, FeatureCodec
+from pipeline.models.feature_codec import CodecConfig, FeatureCodec, decoder_name
 from pipeline.training.recipes import Phase, Recipe
 
 FORMAT = 1
@@ -26,33 +28,60 @@ _NETWORKS = ("analysis.", "synthesis.")
 
 
 def save_checkpoint(file: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` so that a crash leaves either the old file or the new one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Write ``content`` so that a crash leaves either the old file or the new one. Raises EngineError."""
     partial = file.with_suffix(".partial")
-    torch.save({"format": FORMAT, **content}, partial)
-    os.replace(partial, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"format": FORMAT, **content}, partial)
+        os.replace(partial, file)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError on a full disk
+        partial.unlink(missing_ok=True)
+        free_mb = shutil.disk_usage(file.parent).free / 1e6 if file.parent.exists() else 0.0
+        reason = str(error) if isinstance(error, OSError) else f"{free_mb:.0f} MB are free there"
+        raise EngineError(
+            f"cannot write checkpoint {file}: {reason}: make room and start again, the last one is as it was"
+        ) from error
 
 
-def load_checkpoint(file: Path) -> dict[str, Any]:
-    """The content of a checkpoint. Raises EngineError if it cannot be read or has another format."""
+def load_checkpoint(file: Path, *, kind: str = "codec") -> dict[str, Any]:
+    """The content of a checkpoint of a ``codec`` or a ``backbone``.
+
+    Raises EngineError if it cannot be read, has another format or is of another kind.
+    """
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling and zip errors have no common base
-        raise EngineError(f"cannot read checkpoint {file}: {type(error).__name__}: {error}") from error
+        reason = str(error).partition("\n")[0].partition(". ")[0]  # torch explains at length
+        raise EngineError(f"cannot read checkpoint {file}: {type(error).__name__}: {reason}: check the path") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise EngineError(f"{file} is no checkpoint of format {FORMAT}")
+        raise EngineError(f"{file} is no checkpoint of format {FORMAT}: it was made by something else")
+    found = content.get("kind", "codec")
+    if found != kind:
+        raise EngineError(f"{file} is a checkpoint of a {found}, expected one of a {kind}: check the path")
     return content
 
 
 def load_codec(file: Path, *, average: bool = True) -> FeatureCodec:
-    """The trained codec in eval mode: its moving average, or the raw weights."""
+    """The trained codec in eval mode: its moving average, or the raw weights. Raises EngineError."""
     content = load_checkpoint(file)
     codec = FeatureCodec(recipe_from_dict(content["recipe"]).codec)
-    codec.load_state_dict(content["average" if average else "codec"])
+    load_state(codec, content["average" if average else "codec"])
     codec.eval()
     codec.requires_grad_(False)
     codec.update_quantiles()
     return codec
+
+
+def load_state(module: nn.Module, state: dict[str, torch.Tensor], *, may_lack: tuple[str, ...] = ()) -> None:
+    """Load weights strictly, but for keys beginning with one of ``may_lack``. Raises EngineError if they do not fit."""
+    try:
+        found = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # shapes
+        raise EngineError(f"weights do not fit this codec: {str(error).splitlines()[-1].strip()}") from error
+    lacking = [key for key in found.missing_keys if not any(key.startswith(prefix) for prefix in may_lack)]
+    if lacking or found.unexpected_keys:
+        what = f"lack {lacking[0]}" if lacking else f"have {found.unexpected_keys[0]}, which it has not"
+        raise EngineError(f"weights do not fit this codec: they {what}; made for another analysis or backbone?")
 
 
 def save_prior(codec: FeatureCodec, file: Path) -> None:
@@ -68,7 +97,7 @@ def codec_state_from_bundle(bundle: Bundle) -> dict[str, torch.Tensor]:
     """
     state = load(bundle.read("server/prior.safetensors"))
     parts = {"analysis": "server/analysis.safetensors"}
-    parts |= {f"synthesis.{backbone.tag}": backbone.synthesis_path for backbone in bundle.backbones}
+    parts |= {f"synthesis.{decoder_name(backbone.tag)}": backbone.synthesis_path for backbone in bundle.backbones}
     for prefix, path in parts.items():
         state |= {f"{prefix}.{key}": value.float() for key, value in load(bundle.read(path)).items()}
     return state
@@ -80,10 +109,13 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_from_dict(values: dict[str, Any]) -> Recipe:
-    """The inverse of ``recipe_to_dict``; unknown keys of newer versions are an error (TypeError)."""
+    """The inverse of ``recipe_to_dict``. Raises EngineError for a recipe of another version."""
     plain = {key: _tuples(value) for key, value in values.items()}
-    codec = CodecConfig(**{key: _tuples(value) for key, value in values["codec"].items()})
-    phases = tuple(Phase(**{key: _tuples(value) for key, value in phase.items()}) for phase in values["phases"])
+    try:
+        codec = CodecConfig(**{key: _tuples(value) for key, value in values["codec"].items()})
+        phases = tuple(Phase(**{key: _tuples(value) for key, value in phase.items()}) for phase in values["phases"])
+    except TypeError as error:
+        raise EngineError(f"the checkpoint's recipe is of another version: {error}; give --new-recipe") from error
     names = {field.name for field in fields(Recipe)} - {"codec", "phases"}
     return Recipe(codec=codec, phases=phases, **{key: plain[key] for key in names if key in plain})
 

@@ -2,7 +2,7 @@
 
 Decoding JPEGs would be the brake on a CPU, so ``build_photo_store`` writes all pixels as raw uint8 into a folder that
 the user names (it is derived data: never commit it), and ``PhotoStore`` maps it. No labels are needed to train the
-codec.
+codec. A photo that does not decode is named in ``PhotoStore.broken`` and left out.
 
 A batch depends only on (seed, step): a resumed run sees the very crops that an uninterrupted one would have seen.
 """
@@ -12,17 +12,18 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.errors import InputError
+from pipeline.errors import ConfigError, InputError
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
@@ -39,6 +40,26 @@ class PhotoSource:
     prefix: str = ""
     stride: int = 1
     weight: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> PhotoSource:
+        """``PATH[:PREFIX[:STRIDE[:WEIGHT]]]``. Raises ConfigError for another form, InputError for no such path."""
+        path, prefix, stride, weight, *more = [*text.split(":"), "", "", ""]
+        try:
+            source = cls(Path(path).expanduser(), prefix, int(stride or 1), float(weight or 1.0))
+        except ValueError:
+            source = None
+        if source is None or any(more) or source.stride < 1 or source.weight < 0:
+            raise ConfigError(
+                f"photos are {text!r}, expected PATH[:PREFIX[:STRIDE[:WEIGHT]]], e.g. food.tar:train/:2:0.5"
+            )
+        if not source.path.exists():
+            raise InputError(f"no photos at {source.path}: check the path")
+        return source
+
+    def label(self) -> str:
+        """What identifies it wherever it lies."""
+        return f"{self.path.name}:{self.prefix}:{self.stride}:{self.weight:g}"
 
 
 def read_photos(source: PhotoSource) -> Iterator[tuple[str, bytes]]:
@@ -60,43 +81,96 @@ def read_photos(source: PhotoSource) -> Iterator[tuple[str, bytes]]:
         raise InputError(f"cannot read photos from {source.path}: {error}") from error
 
 
-def decode_rgb(encoded: bytes) -> np.ndarray:
-    """uint8 [height, width, 3]."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        return np.asarray(image.convert("RGB"))
+def decode_rgb(encoded: bytes, *, name: str = "a photo") -> np.ndarray:
+    """uint8 [height, width, 3]. Raises InputError, which says ``name``, if it is no image or a broken one."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return np.asarray(image.convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name} is no image") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{name} does not decode: {error}") from error
 
 
-def build_photo_store(sources: Sequence[PhotoSource], folder: Path) -> PhotoStore:
-    """Decode all sources into ``folder`` (pixels.u8, index.npz) and open it; an existing store is opened as it is."""
-    index_file = folder / "index.npz"
-    if not index_file.exists():
+def build_photo_store(
+    sources: Sequence[PhotoSource], folder: Path, *, on_photo: Callable[[int], None] | None = None
+) -> PhotoStore:
+    """Decode all sources into ``folder`` (pixels.u8, index.npz) and open it; an existing store is opened as it is.
+
+    ``on_photo`` is told how many photos are done. Raises ConfigError if the folder holds other sources' photos,
+    InputError if there is no photo that decodes, or no room for the pixels.
+    """
+    if (folder / "index.npz").exists():
+        store = PhotoStore(folder)
+        wanted = [source.label() for source in sources]
+        if store.sources and store.sources != wanted:
+            raise ConfigError(
+                f"store {folder} holds {', '.join(store.sources)}, asked for are {', '.join(wanted)}: "
+                "name another --store, or delete this one"
+            )
+        return store
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        digest, offsets, shapes, weights = hashlib.sha256(), [0], [], []
-        with (folder / "pixels.u8").open("wb") as pixels:
-            for source in sources:
-                for _name, encoded in read_photos(source):
-                    image = decode_rgb(encoded)
-                    digest.update(encoded)
-                    pixels.write(image.tobytes())
-                    offsets.append(offsets[-1] + image.size)
-                    shapes.append(image.shape[:2])
-                    weights.append(source.weight)
-        np.savez(index_file, offsets=offsets, shapes=shapes, weights=weights, sha256=digest.hexdigest())
+        _decode_into(folder, sources, on_photo or (lambda _done: None))
+    except OSError as error:
+        (folder / "pixels.u8").unlink(missing_ok=True)
+        raise InputError(f"cannot store the photos' pixels in {folder}: {error}: name another --store") from error
     return PhotoStore(folder)
+
+
+def _decode_into(folder: Path, sources: Sequence[PhotoSource], on_photo: Callable[[int], None]) -> None:
+    digest, offsets, shapes, weights, broken = hashlib.sha256(), [0], [], [], []
+    with (folder / "pixels.u8").open("wb") as pixels:
+        for source in sources:
+            for name, encoded in read_photos(source):
+                try:
+                    image = decode_rgb(encoded, name=f"{source.path.name}/{name}")
+                except InputError as error:
+                    broken.append(str(error))
+                    continue
+                digest.update(encoded)
+                pixels.write(image.tobytes())
+                offsets.append(offsets[-1] + image.size)
+                shapes.append(image.shape[:2])
+                weights.append(source.weight)
+                on_photo(len(shapes))
+    if not any(weights):
+        places = ", ".join(str(source.path) for source in sources)
+        found = f"{len(broken)} images, none of which decodes ({broken[0]})" if broken else "no images"
+        (folder / "pixels.u8").unlink()
+        raise InputError(f"{places}: {found}; expected {', '.join(sorted(_IMAGE_SUFFIXES))} in a tar or folder")
+    np.savez(
+        folder / "index.npz",
+        offsets=offsets,
+        shapes=shapes,
+        weights=weights,
+        sha256=digest.hexdigest(),
+        sources=np.array([source.label() for source in sources]),
+        broken=np.array(broken, dtype=str),
+    )
 
 
 class PhotoStore:
     """Decoded photos of any size; ``store[i]`` is a uint8 [height, width, 3] view. ``sha256`` is over the encoded
-    files in order.
+    files in order; ``sources`` says what they came from (empty in old stores), ``broken`` what did not decode and why.
+
+    Raises InputError if the folder cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
-        with np.load(folder / "index.npz") as index:
-            self._offsets = index["offsets"]
-            self._shapes = index["shapes"]
-            self.weights = index["weights"]
-            self.sha256 = str(index["sha256"])
-        self._pixels = np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r")
+        try:
+            with np.load(folder / "index.npz") as index:
+                self._offsets = index["offsets"]
+                self._shapes = index["shapes"]
+                self.weights = index["weights"]
+                self.sha256 = str(index["sha256"])
+                self.sources = [str(name) for name in index.get("sources", ())]
+                self.broken = [str(line) for line in index.get("broken", ())]
+            self._pixels = np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r")
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"store {folder} cannot be read: {error}: delete it, it is made again") from error
+        if len(self._pixels) != self._offsets[-1]:
+            raise InputError(f"store {folder} is cut short: delete it, it is made again")
 
     def __len__(self) -> int:
         return len(self._shapes)

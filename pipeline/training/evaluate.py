@@ -38,11 +38,12 @@ class EvaluationSet:
     pixels_NCHW: Tensor
     labels_N: Tensor | None
 
-    def batches(self) -> Iterator[tuple[slice, Tensor]]:
-        """(which photos, float32 images in [0, 1], channels last)."""
+    def batches(self, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+        """(which photos, float32 images in [0, 1], channels last, on ``device``)."""
         for start in range(0, len(self.pixels_NCHW), _BATCH):
             part = slice(start, start + _BATCH)
-            yield part, (self.pixels_NCHW[part].float() / 255).contiguous(memory_format=torch.channels_last)
+            image_BCHW = self.pixels_NCHW[part].to(device).float() / 255
+            yield part, image_BCHW.contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ def load_labelled(archive: Path, *, half: str = "all", limit: int | None = None)
     chosen = [
         (name, encoded) for name, encoded in read_photos(PhotoSource(archive)) if name in labels and in_half(name, half)
     ][:limit]
-    pixels_NCHW = torch.cat([_view_uint8(encoded) for _name, encoded in chosen])
+    if not chosen:
+        raise InputError(f"{archive} has no photo that its labels.csv names: check the file names")
+    pixels_NCHW = torch.cat([_view_uint8(name, encoded) for name, encoded in chosen])
     return EvaluationSet(archive.stem, pixels_NCHW, torch.tensor([labels[name] for name, _encoded in chosen]))
 
 
@@ -101,14 +104,14 @@ def read_labels(archive: Path) -> dict[str, int]:
 
 def load_unlabelled(sources: Sequence[PhotoSource], *, limit: int | None = None) -> EvaluationSet:
     """Photos only: agreement and KL, no loss."""
-    encoded = [data for source in sources for _name, data in read_photos(source)][:limit]
-    return EvaluationSet(sources[0].path.stem, torch.cat([_view_uint8(data) for data in encoded]), None)
+    photos = [photo for source in sources for photo in read_photos(source)][:limit]
+    return EvaluationSet(sources[0].path.stem, torch.cat([_view_uint8(*photo) for photo in photos]), None)
 
 
 def reference_logits(backbone: CutBackbone, photos: EvaluationSet) -> Tensor:
-    """The unmodified backbone's logits, float32 [N, K]."""
+    """The unmodified backbone's logits, float32 [N, K], on the CPU; computed where the backbone is."""
     with torch.inference_mode():
-        return torch.cat([backbone(image) for _part, image in photos.batches()])
+        return torch.cat([backbone(image).cpu() for _part, image in photos.batches(backbone.mean.device)])
 
 
 def compare(
@@ -126,12 +129,12 @@ def compare(
     synthesis = codec.synthesis[backbone.tag]
     logits, payload_bytes = [], []
     with torch.inference_mode():
-        for _part, image in photos.batches():
+        for _part, image in photos.batches(backbone.mean.device):
             symbols = codec.quantise(codec.analysis(image), point)
             received = drop_tail(symbols, layers)
-            payload_bytes.append(codec.symbol_bits(symbols, point).sum(dim=(1, 2, 3)) / 8)
+            payload_bytes.append(codec.symbol_bits(symbols, point).sum(dim=(1, 2, 3)).cpu() / 8)
             latent = codec.dequantise(received, point).contiguous(memory_format=torch.channels_last)
-            logits.append(backbone.classifier(backbone.tail(synthesis(latent))).float())
+            logits.append(backbone.classifier(backbone.tail(synthesis(latent))).float().cpu())
         logits_NK = torch.cat(logits)
         kl_N = kl_loss(logits_NK, reference_NK)
     return compare_logits(logits_NK, reference_NK, photos.labels_N, payload_bytes_N=torch.cat(payload_bytes), kl_N=kl_N)
@@ -169,5 +172,5 @@ def bootstrap_loss(comparison: Comparison, *, draws: int = 2000, seed: int = 0) 
     return float(low), float(high)
 
 
-def _view_uint8(encoded: bytes) -> Tensor:
-    return (evaluation_view(decode_rgb(encoded)) * 255).round().to(torch.uint8)
+def _view_uint8(name: str, encoded: bytes) -> Tensor:
+    return (evaluation_view(decode_rgb(encoded, name=name)) * 255).round().to(torch.uint8)

@@ -1,16 +1,14 @@
 """The training loop, top to bottom: one shared encoder, one backbone a step, all operating points in every batch.
 
     loss = mean over operating points of  distortion + bits per pixel / lambda
-    distortion = feature MSE + kl_weight * KL to the unmodified backbone + pooled_weight * MSE of pooled features
 
-Backbones are frozen. bfloat16 autocast for convolutions, float32 for everything about rate. A run goes by
-*progress* (0 ... 1), which comes from a number of steps or from a time of day to end at, and can be planned anew at
-every resume.
+The distortion is the phase's mix of terms (objectives.py). Backbones are frozen. bfloat16 autocast for convolutions,
+float32 for everything about rate. A run goes by *progress* (0 ... 1), which comes from a number of steps or from a time
+of day to end at, and can be planned anew at every resume. One process or several (parallel.py), on CPUs or GPUs.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Callable
@@ -23,28 +21,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import EngineError
 from pipeline.models.backbones import CutBackbone
-from pipeline.models.feature_codec import LAYERS, FeatureCodec
+from pipeline.models.feature_codec import LAYERS, FeatureCodec, decoder_name
 from pipeline.training import losses
-from pipeline.training.checkpoints import git_revision, recipe_to_dict, save_checkpoint
+from pipeline.training.checkpoints import git_revision, load_state, recipe_to_dict, save_checkpoint
 from pipeline.training.data import CropSampler
 from pipeline.training.fast_forms import strided_in_float32, training_form
+from pipeline.training.log import Counters, Figures, TrainingLog
 from pipeline.training.muon import CodecOptimiser
-from pipeline.training.pool import CropPool, Teacher, shuffled, teacher_for
-from pipeline.training.recipes import Phase, Recipe, phase_at
+from pipeline.training.objectives import distortion_terms, weighted
+from pipeline.training.parallel import Workers
+from pipeline.training.pool import CropPool, answer_for, shuffled
+from pipeline.training.recipes import TERM_WEIGHTS, Phase, Recipe, phase_at
+from pipeline.training.teacher import Answer, ask
 
 FRAME_PIXELS = 224 * 224
-_LAMBDA_RANGE = (0.5, 400.0)
+_LAMBDA_RANGE = (0.05, 400.0)
 _STATISTICS_BATCHES = 12
-
-
-@dataclass
-class Counters:
-    """Where a run is; part of its checkpoint. ``elapsed_s`` counts training only, over all resumes."""
-
-    step: int = 0
-    crops: int = 0
-    elapsed_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,45 +62,63 @@ class Trainer:
         data_sha256: str,
         out: Path,
         autocast: bool = True,
+        workers: Workers | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
+        self.workers = workers if workers is not None else Workers()
+        self.device = self.workers.device
         self.recipe = recipe
         self.sampler = sampler
-        self.pool = CropPool(sampler, batches=recipe.pool_batches)
+        self.pool = CropPool(sampler, batches=recipe.pool_batches, device=self.device)
         self.data_sha256 = data_sha256
         self.out = out
-        self.autocast = autocast
-        self.frozen = {tag: training_form(backbones[tag]) for tag in recipe.codec.backbones}
-        self.codec = FeatureCodec(recipe.codec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        strided_in_float32(self.codec.analysis)
-        self.average = FeatureCodec(recipe.codec).requires_grad_(False).eval()
+        self.autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=autocast)
+        self.frozen = {tag: training_form(backbones[tag]).to(self.device) for tag in recipe.codec.backbones}
+        self.codec = FeatureCodec(recipe.codec).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = FeatureCodec(recipe.codec).to(self.device).requires_grad_(False).eval()
         self.counters = Counters()
         self.stopping = False
         self.log_lambda = [math.log(value) for value in recipe.initial_lambda]
         self.pooled_std: dict[str, Tensor] = {}
+        self.optimiser = self._optimiser()
+
+    def _optimiser(self) -> CodecOptimiser:
+        """Over what the recipe trains; what it does not train is frozen here."""
+        if self.device.type == "cpu":
+            strided_in_float32(self.codec.analysis)
         networks = nn.ModuleList([self.codec.analysis, self.codec.synthesis])
         rate = [self.codec.log_gain_PC, *self.codec.bottlenecks.parameters()]
-        self.optimiser = CodecOptimiser(networks, rate, rate_factor=recipe.rate_learning_factor)
+        if self.recipe.decoders_only:
+            self.codec.requires_grad_(False)
+            self.codec.synthesis.requires_grad_(True)
+            networks, rate = nn.ModuleList([self.codec.synthesis]), []
+        return CodecOptimiser(networks, rate, rate_factor=self.recipe.rate_learning_factor)
 
-    # -- state -------------------------------------------------------------------------------------------------------
-    # ----------
+    # --- State ----------------------------------------------------------------------------------------------------
 
     def start(self, codec_state: dict[str, Tensor] | None = None) -> None:
-        """Instead of ``restore``: begin with ``codec_state`` (from a bundle), or afresh; measures the backbones."""
+        """Instead of ``restore``: begin with ``codec_state`` (from a bundle or checkpoint), or afresh; measures the
+        backbones. Decoders that the state has not start afresh, those of other backbones are passed over.
+        """
         for tag in self.frozen:
             self._measure_targets(tag)
         if codec_state is not None:
-            self.codec.load_state_dict(codec_state)
+            own = tuple(f"synthesis.{decoder_name(tag)}." for tag in self.frozen)
+            foreign = {key for key in codec_state if key.startswith("synthesis.") and not key.startswith(own)}
+            state = {key: value for key, value in codec_state.items() if key not in foreign}
+            new = tuple(prefix for prefix in own if not any(key.startswith(prefix) for key in state))
+            load_state(self.codec, state, may_lack=new)
+        self.workers.share_([*self.codec.state_dict().values(), *self.pooled_std.values()])
         self.average.load_state_dict(self.codec.state_dict())
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Go on from a checkpoint's content."""
-        self.codec.load_state_dict(content["codec"])
-        self.average.load_state_dict(content["average"])
+        """Go on from a checkpoint's content. Raises EngineError if it is for another codec."""
+        load_state(self.codec, content["codec"])
+        load_state(self.average, content["average"])
         self.optimiser.load_state_dict(content["optimiser"])
         self.counters = Counters(**content["counters"])
         self.log_lambda = list(content["log_lambda"])
-        self.pooled_std = dict(content["pooled_std"])
+        self.pooled_std = {tag: std_D.to(self.device) for tag, std_D in content["pooled_std"].items()}
 
     def start_from_average(self) -> None:
         """Go on from the moving average, which is ahead of the raw weights while the learning rate is high."""
@@ -130,8 +142,7 @@ class Trainer:
         """Write ``last.pt``."""
         save_checkpoint(self.out / "last.pt", self.content())
 
-    # -- training
-    # --------------------------------------------------------------------------------------------------------------
+    # --- Training -------------------------------------------------------------------------------------------------
 
     def run(
         self,
@@ -142,44 +153,54 @@ class Trainer:
     ) -> None:
         """Train until progress reaches 1; logs, checkpoints and evaluates on the way, and once more at the end."""
         intervals = intervals if intervals is not None else Intervals()
-        log = TrainingLog(self.out / "train.csv", intervals.log_steps)
-        saved = evaluated = mark = time.monotonic()
-        while not self.stopping and (progress := progress_of(self.counters)) < 1.0:
+        leads = self.workers.leads
+        log = TrainingLog(self.out, columns=figure_names(self.recipe), steps=intervals.log_steps) if leads else None
+        saved = evaluated = time.monotonic()
+        while True:
+            progress, stopping = self.workers.agree(progress_of(self.counters), self.stopping)
+            if stopping or progress >= 1.0:
+                break
+            began = time.monotonic()
             phase, within = phase_at(self.recipe, progress)
-            record = self.step(phase, within)
+            figures = self.step(phase, within)
             now = time.monotonic()
-            self.counters.elapsed_s += now - mark
-            mark = now
-            log.add(self.counters, phase, progress, record)
+            self.counters.elapsed_s += now - began
+            if log is None:
+                continue
+            log.add(self.counters, phase.name, progress, figures)
             if now - saved > intervals.checkpoint_s:
                 self.save()
                 saved = now
             if evaluate is not None and now - evaluated > intervals.evaluate_s:
                 evaluate(self)
                 evaluated = time.monotonic()
-        self.save()
-        if evaluate is not None and not self.stopping:
-            evaluate(self)
+        if log is not None:
+            log.close()
+            self.save()
+            if evaluate is not None and not stopping:
+                evaluate(self)
+        self.workers.wait()
 
     def stop(self) -> None:
         """Let ``run`` save and return after the current step; safe to call from a signal handler."""
         self.stopping = True
 
-    def step(self, phase: Phase, within: float) -> dict[str, float]:
+    def step(self, phase: Phase, within: float) -> Figures:
         """One optimiser step at ``within`` (0 ... 1) of ``phase``; returns figures for the log."""
-        recipe, step = self.recipe, self.counters.step
+        recipe, step, workers = self.recipe, self.counters.step, self.workers
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         tag = self._pick_backbone(generator)
-        batch = self.pool.batch(step, size=phase.crop, count=phase.batch)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-            teacher = teacher_for(
-                batch, tag, with_pooled=phase.with_task, compute=partial(self._ask_teacher, tag, phase)
-            )
-        image_BCHW, teacher = shuffled(batch, teacher, generator)
+        if not workers.leads:
+            generator.manual_seed((recipe.seed * 1_000_003 + step) * 1_009 + workers.rank)
+        number = step * workers.count + workers.rank
+        batch = self.pool.batch(number, size=phase.crop, count=phase.batch, stride=workers.count)
+        with self.autocast():
+            answer = answer_for(batch, tag, phase.parts, partial(ask, self.frozen[tag]))
+        image_BCHW, answer = shuffled(batch, answer, generator)
         self.codec.train(not phase.freeze_statistics)
         learning_rate = self._set_learning_rate(phase, within)
 
-        distortion_B, bpp_B, record = self._forward(image_BCHW, teacher, phase, tag, generator)
+        distortion_B, bpp_B, figures = self._forward(image_BCHW, answer, phase, tag, generator)
         rate_weight = self._rate_weight(phase, within)
         loss = distortion_B.new_zeros(())
         for point, part in enumerate(self._point_slices(phase.batch)):
@@ -189,51 +210,59 @@ class Trainer:
             )
         self.optimiser.zero_grad()
         loss.backward()
+        self._average_over_workers()
         norm = torch.nn.utils.clip_grad_norm_(self.codec.parameters(), recipe.gradient_norm_max)
         if not torch.isfinite(norm):
-            raise FloatingPointError(
+            raise EngineError(
                 f"gradient norm is {float(norm)} at step {step}: lower the learning rate, resume from the checkpoint"
             )
         self.optimiser.step()
         self._update_average()
-        if step % recipe.quantile_interval == 0:
+        if step % recipe.quantile_interval == 0 and not recipe.decoders_only:
             self.codec.update_quantiles()
 
-        payload_P = [float(bpp_B[part].detach().mean()) * FRAME_PIXELS / 8 for part in self._point_slices(phase.batch)]
-        if rate_weight >= 1.0:
+        bpp_P = torch.stack([bpp_B[part].detach().mean() for part in self._point_slices(phase.batch)])
+        figures |= {"loss": loss.detach(), "norm": norm, "bits_per_pixel": bpp_B.detach().mean()}
+        means, bpps = self._told(figures, bpp_P)
+        payload_P = [bpp * FRAME_PIXELS / 8 for bpp in bpps]
+        if rate_weight >= 1.0 and not recipe.decoders_only:
             self._steer_rate(payload_P)
         self.counters.step += 1
-        self.counters.crops += phase.batch
-        record |= {"loss": float(loss.detach()), "norm": float(norm), "lr": learning_rate, "rate_weight": rate_weight}
+        self.counters.crops += phase.batch * workers.count
+        means |= {"lr": learning_rate, "rate_weight": rate_weight}
         for name, payload, log_lambda in zip(recipe.codec.operating_points, payload_P, self.log_lambda, strict=True):
-            record |= {f"bytes_{name}": payload, f"lambda_{name}": math.exp(log_lambda)}
-        return record
+            means |= {f"bytes_{name}": payload, f"lambda_{name}": math.exp(log_lambda)}
+        return means
 
-    @torch.no_grad()
-    def _ask_teacher(self, tag: str, phase: Phase, image_BCHW: Tensor) -> Teacher:
-        feature_BCHW = self.frozen[tag].head_part(image_BCHW)
-        return Teacher(feature_BCHW, self.frozen[tag].tail(feature_BCHW) if phase.with_task else None)
+    def _average_over_workers(self) -> None:
+        """Equal gradients and BatchNorm statistics everywhere."""
+        gradients = [p.grad for p in self.codec.parameters() if p.grad is not None]
+        self.workers.average_([*gradients, *(b for b in self.codec.buffers() if b.is_floating_point())])
+
+    def _told(self, figures: dict[str, Tensor], bpp_P: Tensor) -> tuple[Figures, list[float]]:
+        """The figures and rates as numbers, means over all processes; the device is waited for once."""
+        values = torch.cat([torch.stack([value.float() for value in figures.values()]), bpp_P.float()])
+        self.workers.average_([values])
+        numbers = values.tolist()
+        return dict(zip(figures, numbers, strict=False)), numbers[len(figures) :]
 
     def _forward(
-        self, image_BCHW: Tensor, teacher: Teacher, phase: Phase, tag: str, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, dict[str, float]]:
+        self, image_BCHW: Tensor, answer: Answer, phase: Phase, tag: str, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(distortion [B], bits per pixel [B], figures)."""
-        frozen, synthesis = self.frozen[tag], self.codec.synthesis[tag]
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+        with self.autocast():
             latent_BCHW, bits_BCHW, weight_B = self._through_channel(self.codec.analysis(image_BCHW), phase, generator)
-            predicted_BCHW = synthesis.normalised(latent_BCHW)
-            target_BCHW = (teacher.feature_BCHW.float() - synthesis.target_mean) / synthesis.target_std
-            feature_B = losses.feature_loss(predicted_BCHW, target_BCHW)
-            distortion_B, record = feature_B, {f"mse_{tag}": float(feature_B.detach().mean())}
-            if phase.with_task and teacher.pooled_BD is not None:
-                pooled_BD = frozen.tail(predicted_BCHW * synthesis.target_std + synthesis.target_mean)
-                kl_B = losses.kl_loss(frozen.classifier(pooled_BD), frozen.classifier(teacher.pooled_BD))
-                pooled_B = losses.pooled_loss(pooled_BD, teacher.pooled_BD, self.pooled_std[tag])
-                distortion_B = feature_B + phase.kl_weight * kl_B + phase.pooled_weight * pooled_B
-                record |= {f"kl_{tag}": float(kl_B.detach().mean()), f"pooled_{tag}": float(pooled_B.detach().mean())}
+            synthesis = self.codec.synthesis[tag]
+            terms = distortion_terms(
+                synthesis, self.frozen[tag], latent_BCHW, answer, phase, self.pooled_std[tag]  # type: ignore[arg-type]
+            )  # fmt: skip
+            distortion_B = weighted(terms, phase)
+        figures = {f"{name}_{tag}": term_B.detach().mean() for name, term_B in terms.items()}
+        figures["distortion"] = distortion_B.detach().mean()
         # A frame that lost layers is far off whatever the codec does; unweighted, few of them would rule the gradient.
         distortion_B = distortion_B * weight_B
-        return distortion_B, losses.bits_per_pixel(bits_BCHW, pixels=image_BCHW.shape[2] * image_BCHW.shape[3]), record
+        pixels = image_BCHW.shape[2] * image_BCHW.shape[3]
+        return distortion_B, losses.bits_per_pixel(bits_BCHW, pixels=pixels), figures
 
     def _through_channel(
         self, latent_BCHW: Tensor, phase: Phase, generator: torch.Generator
@@ -242,7 +271,7 @@ class Trainer:
         bits).
         """
         latent_BCHW = latent_BCHW.float()
-        noise_BCHW = torch.rand(latent_BCHW.shape, generator=generator) - 0.5
+        noise_BCHW = (torch.rand(latent_BCHW.shape, generator=generator) - 0.5).to(self.device)
         layers_B = losses.sample_layers(
             len(latent_BCHW), layers=LAYERS, drop_probability=phase.tail_drop, generator=generator
         )
@@ -250,23 +279,28 @@ class Trainer:
         seen, bits = [], []
         for point, part in enumerate(self._point_slices(len(latent_BCHW))):
             received, spent = self.codec.simulate(
-                latent_BCHW[part], point, noise_BCHW=noise_BCHW[part], rounded=rounded, layers_B=layers_B[part]
+                latent_BCHW[part],
+                point,
+                noise_BCHW=noise_BCHW[part],
+                rounded=rounded,
+                layers_B=layers_B[part],
+                encoder_pays=point == self.recipe.paying_point,
             )
             seen.append(received)
             bits.append(spent)
         weight_B = torch.where(layers_B < LAYERS, self.recipe.dropped_frame_weight, 1.0)
-        return torch.cat(seen).contiguous(memory_format=torch.channels_last), torch.cat(bits), weight_B
+        return torch.cat(seen).contiguous(memory_format=torch.channels_last), torch.cat(bits), weight_B.to(self.device)
 
     def _pick_backbone(self, generator: torch.Generator) -> str:
         shares = torch.tensor(self.recipe.backbone_shares)
         return self.recipe.codec.backbones[int(torch.multinomial(shares, 1, generator=generator))]
 
     def _point_slices(self, batch: int) -> list[slice]:
-        """Consecutive parts of a batch, one for each operating point."""
-        edges, total = [0], 0.0
-        for share in self.recipe.point_shares:
+        """Consecutive parts of a batch, one for each operating point; none is empty."""
+        edges, total, points = [0], 0.0, len(self.recipe.point_shares)
+        for number, share in enumerate(self.recipe.point_shares, start=1):
             total += share
-            edges.append(round(total * batch))
+            edges.append(min(max(round(total * batch), edges[-1] + 1), batch - points + number))
         return [slice(start, stop) for start, stop in pairwise(edges)]
 
     def _set_learning_rate(self, phase: Phase, within: float) -> float:
@@ -305,7 +339,8 @@ class Trainer:
         size, count = self.recipe.phases[-1].crop, self.recipe.phases[-1].batch
         features, pooled = [], []
         for number in range(_STATISTICS_BATCHES):
-            feature_BCHW = frozen.head_part(self.sampler.batch(2**31 + number, size=size, count=count))
+            image_BCHW = self.sampler.batch(2**31 + number, size=size, count=count).to(self.device)
+            feature_BCHW = frozen.head_part(image_BCHW)
             features.append(feature_BCHW.float())
             pooled.append(frozen.tail(feature_BCHW).float())
         feature_NCHW = torch.cat(features)
@@ -316,43 +351,10 @@ class Trainer:
         self.pooled_std[tag] = std_D.clamp_min(0.25 * float(std_D.median()))
 
 
-class TrainingLog:
-    """Averages figures over ``steps`` steps: a CSV line each, and the same as a line for people."""
-
-    def __init__(self, file: Path, steps: int) -> None:
-        self._file = file
-        self._steps = steps
-        self._sums: dict[str, list[float]] = {}
-        self._mark: tuple[float, int] | None = None
-
-    def add(self, counters: Counters, phase: Phase, progress: float, record: dict[str, float]) -> None:
-        """Take one step's figures; writes a line when enough steps have come."""
-        if self._mark is None:
-            self._mark = (counters.elapsed_s, counters.crops)
-        for key, value in record.items():
-            self._sums.setdefault(key, []).append(value)
-        if counters.step % self._steps != 0:
-            return
-        seconds, crops = counters.elapsed_s - self._mark[0], counters.crops - self._mark[1]
-        means = {key: sum(values) / len(values) for key, values in sorted(self._sums.items())}
-        speed = crops / seconds if seconds > 0 else 0.0
-        left_min = counters.elapsed_s * (1 - progress) / progress / 60 if progress > 0 else float("nan")
-        row = {
-            "step": counters.step,
-            "crops": counters.crops,
-            "elapsed_s": counters.elapsed_s,
-            "phase": phase.name,
-            "crops_per_s": speed,
-        }
-        self._append(row | means)
-        figures = " ".join(f"{key.replace('tf_efficientnet_', '')} {value:.4g}" for key, value in means.items())
-        place = f"{progress:6.1%} {phase.name} step {counters.step}"
-        print(f"{place} {speed:.0f} crops/s, {left_min:.0f} min left | {figures}", flush=True)
-        self._sums, self._mark = {}, (counters.elapsed_s, counters.crops)
-
-    def _append(self, row: dict[str, Any]) -> None:
-        # Columns appear as phases add terms, so each line names its own figures instead of sharing one header.
-        with self._file.open("a", newline="") as stream:
-            csv.writer(stream).writerow(
-                [f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()]
-            )
+def figure_names(recipe: Recipe) -> list[str]:
+    """Every figure that a run of ``recipe`` may log, in order."""
+    terms = [name for name, weight in TERM_WEIGHTS.items() if any(getattr(phase, weight) for phase in recipe.phases)]
+    names = ["loss", "distortion", "bits_per_pixel", "norm", "lr", "rate_weight"]
+    for point in recipe.codec.operating_points:
+        names += [f"bytes_{point}", f"lambda_{point}"]
+    return names + [f"{term}_{tag}" for tag in recipe.codec.backbones for term in dict.fromkeys(["mse", *terms])]

@@ -5,6 +5,8 @@ Axes: B batch, C channels, H height, W width, D pooled features, K classes. All 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,6 +25,19 @@ def saliency_feature_loss(predicted_BCHW: Tensor, target_BCHW: Tensor, saliency_
     error_BCHW = (predicted_BCHW.float() - target_BCHW.float()).square()
     nearest_B1HW = F.interpolate(saliency_B1HW.float(), error_BCHW.shape[2:], mode="nearest")
     return (0.5 * (1.0 + nearest_B1HW) * error_BCHW).mean(dim=(1, 2, 3))
+
+
+def stages_loss(predicted: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+    """Generalised head distillation (GHND): the squared error of several layers' outputs, in units of each channel's
+    variance in this batch, summed over the layers. Each [B, C, H, W].
+    """
+    errors = []
+    for predicted_BCHW, target_BCHW in zip(predicted, target, strict=True):
+        std_1C11 = target_BCHW.float().std(dim=(0, 2, 3), keepdim=True)
+        # Channels that are hardly ever active would weigh far too much if divided by their own tiny deviation.
+        std_1C11 = torch.maximum(std_1C11, 0.25 * std_1C11.median()).clamp_min(1e-3)
+        errors.append(((predicted_BCHW.float() - target_BCHW.float()) / std_1C11).square().mean(dim=(1, 2, 3)))
+    return torch.stack(errors).sum(dim=0)
 
 
 def kl_loss(student_BK: Tensor, teacher_BK: Tensor) -> Tensor:

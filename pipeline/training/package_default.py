@@ -13,7 +13,7 @@ import argparse
 import datetime
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,30 +24,31 @@ import torch
 
 from pipeline.bundle import manifest as bundle_manifest
 from pipeline.bundle.writing import write_bundle
-from pipeline.codec import Contexts, EntropyModel, LatentCodec, LatentSpec, OperatingPoint, contexts_data
+from pipeline.codec import Contexts, EntropyModel, LatentCodec, LatentSpec, contexts_data
+from pipeline.errors import InputError
 from pipeline.models.analysis import LATENT_CHANNELS, LATENT_STRIDE
 from pipeline.models.backbones import CutBackbone, load_backbone
 from pipeline.models.export import export_analysis, export_server_graphs, quantise_analysis, save_module
 from pipeline.models.feature_codec import CHANNELS_PER_LAYER, LAYERS, FeatureCodec
-from pipeline.models.weights import WEIGHT_PACKAGES
 from pipeline.preprocess import Preprocessor, PreprocessSpec
 from pipeline.training import report
 from pipeline.training.checkpoints import load_checkpoint, load_codec, save_prior
 from pipeline.training.data import PhotoSource, decode_rgb, read_photos
+from pipeline.training.decoder import backbone_entry
 from pipeline.training.evaluate import Comparison, read_labels
-from pipeline.training.tables import count_symbols, default_contexts, entropy_model, symbols_of
+from pipeline.training.reference_figures import add_reference_figures
+from pipeline.training.tables import count_symbols, default_contexts, entropy_model, operating_points
 
 LICENCE = (
     "Weights: Apache-2.0. They were trained on photographs of public research collections, some without a stated "
     "licence: for research and evaluation. Backbone weights are not part of the bundle."
 )
 _CALIBRATION_PHOTOS = 64
-_SOURCE_PHOTOS = 60
 
 
-def main() -> None:
-    """Parse flags and do everything in order; prints where it is."""
-    arguments = _parse()
+def main(flags: Sequence[str] | None = None) -> None:
+    """Parse flags (None: the command line's) and do everything in order; prints where it is."""
+    arguments = _parse(flags)
     torch.set_num_threads(arguments.threads)
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
@@ -66,6 +67,9 @@ def main() -> None:
     bundle = write_default(arguments, codec, backbones, spec, evaluation)
     print(f"bundle {bundle.bundle_id[:16]} in {out / 'bundle'}, {bundle.size_bytes() / 1e6:.1f} MB", flush=True)
     print(json.dumps(evaluation["backbones"], indent=2), flush=True)
+    print("measuring what drift is compared with", flush=True)
+    bundle = add_reference_figures(out / "bundle", arguments.evaluate_photos, threads=arguments.threads)
+    print(f"bundle {bundle.bundle_id[:16]} with reference figures", flush=True)
 
 
 # --- Parts ------------------------------------------------------------------------------------------------------
@@ -82,20 +86,9 @@ def export_parts(codec: FeatureCodec, out: Path, *, calibration: Iterator[np.nda
         export_server_graphs(out / f"synthesis-{tag}.safetensors", tag, out / "graphs" / tag)
 
 
-def operating_points(codec: FeatureCodec) -> tuple[OperatingPoint, ...]:
-    """Gains and medians as the edge takes them."""
-    points = []
-    for number, name in enumerate(codec.config.operating_points):
-        gain, offset = codec.gain_1C11(number).flatten(), codec.median_1C11(number).flatten()
-        points.append(OperatingPoint(name, gain.detach().numpy(), offset.detach().numpy()))
-    return tuple(points)
-
-
 def make_tables(codec: FeatureCodec, arguments: argparse.Namespace) -> tuple[LatentSpec, EntropyModel]:
-    """Choose contexts and count: photos for frames that stand alone, clips for frames with a reference."""
-    middle = len(codec.config.operating_points) // 2
-    samples = [symbols_of(codec, image)[middle] for image in _counting_inputs(arguments, limit=_SOURCE_PHOTOS)]
-    contexts = default_contexts(samples, with_references=arguments.clips is not None)
+    """Count: photos for frames that stand alone, clips for frames with a reference."""
+    contexts = default_contexts(with_references=arguments.clips is not None)
     clips = read_clips(arguments.clips) if arguments.clips is not None else iter(())
     counted = count_symbols(codec, _counting_inputs(arguments, limit=arguments.count_limit), contexts, clips=clips)
     return latent_spec(codec, contexts), entropy_model(codec, counted)
@@ -142,7 +135,7 @@ def read_labelled(archive: Path, *, limit: int | None) -> Photos:
     """Photos and labels of a tar with labels.csv. Raises InputError."""
     labels = read_labels(archive)
     named = [(name, data) for name, data in islice(read_photos(PhotoSource(archive)), limit) if name in labels]
-    pixels = [decode_rgb(encoded) for _name, encoded in named]
+    pixels = [decode_rgb(encoded, name=name) for name, encoded in named]
     digest = hashlib.sha256(b"".join(encoded for _name, encoded in named)).hexdigest()
     labels_N = np.array([labels[name] for name, _encoded in named])
     return Photos(pixels, labels_N, report.encoder_inputs(pixels), digest)
@@ -236,7 +229,7 @@ def write_default(
         name=arguments.name,
         edge_spec=_edge_spec(codec, spec, evaluation),
         edge_files={name: out / name for name in ("analysis.onnx", "analysis-int8.onnx", "tables.msgpack")},
-        backbones=[_backbone_entry(tag, backbone) for tag, backbone in backbones.items()],
+        backbones=[backbone_entry(one, default=tag.endswith("lite0")) for tag, one in backbones.items()],
         synthesis={tag: out / f"synthesis-{tag}.safetensors" for tag in backbones},
         server_files={name: out / name for name in ("analysis.safetensors", "prior.safetensors")},
         heads=read_heads(arguments.heads) if arguments.heads is not None else (),
@@ -277,26 +270,11 @@ def _edge_spec(codec: FeatureCodec, spec: LatentSpec, evaluation: dict[str, Any]
                 offset=[float(value) for value in point.offset],
                 bytes_mean=figures[point.name]["fp32"]["bytes_mean"],
                 loss_points=figures[point.name]["fp32"]["loss_points"],
+                sticky_threshold=point.sticky_threshold,
             )
             for point in spec.operating_points
         ],
         default_operating_point=codec.config.operating_points[len(codec.config.operating_points) // 2],
-    )
-
-
-def _backbone_entry(tag: str, backbone: CutBackbone) -> bundle_manifest.Backbone:
-    with torch.inference_mode():
-        feature = backbone.head_part(torch.zeros(1, 3, 224, 224))
-    return bundle_manifest.Backbone(
-        tag=tag,
-        weights_sha256=backbone.weights_hash(),
-        feature_channels=feature.shape[1],
-        feature_height=feature.shape[2],
-        feature_width=feature.shape[3],
-        pooled_width=backbone.pooled_features,
-        alias=tag.removeprefix("tf_efficientnet_"),
-        weight_package=WEIGHT_PACKAGES.get(tag, ""),
-        default=tag.endswith("lite0"),
     )
 
 
@@ -318,9 +296,14 @@ def read_heads(folder: Path) -> list[tuple[bundle_manifest.HeadEntry, np.ndarray
 def _counting_inputs(arguments: argparse.Namespace, *, limit: int) -> Iterator[np.ndarray]:
     """Training photos as encoder inputs, evenly from all sources, float32 [1, 3, 224, 224]."""
     share = -(-limit // len(arguments.count_photos))
-    for path in arguments.count_photos:
-        for _name, encoded in islice(read_photos(PhotoSource(path)), share):
-            yield report.encoder_inputs([decode_rgb(encoded)])
+    for source in arguments.count_photos:
+        for name, encoded in islice(read_photos(source), share):
+            try:
+                pixels = decode_rgb(encoded, name=name)
+            except InputError as error:
+                print(f"left out: {error}", flush=True)
+                continue
+            yield report.encoder_inputs([pixels])
 
 
 def _save_points(spec: LatentSpec, file: Path) -> None:
@@ -330,11 +313,18 @@ def _save_points(spec: LatentSpec, file: Path) -> None:
     np.savez(file, allow_pickle=False, **arrays)
 
 
-def _parse() -> argparse.Namespace:
+def _parse(flags: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.training.package_default", description="Make a bundle.")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count-photos", type=Path, nargs="+", required=True, help="tars or folders for the tables")
+    parser.add_argument(
+        "--count-photos",
+        type=PhotoSource.parse,
+        nargs="+",
+        required=True,
+        metavar="PATH[:PREFIX[:STRIDE]]",
+        help="tars or folders for the tables",
+    )
     parser.add_argument("--count-limit", type=int, default=600)
     parser.add_argument("--clips", type=Path, help="folder of videos for the tables of frames with a reference")
     parser.add_argument("--evaluate-photos", type=Path, required=True, help="labelled tar")
@@ -343,7 +333,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--heads", type=Path, help="folder of task heads to put into the bundle")
     parser.add_argument("--name", default="frankenstream-default")
     parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args()
+    return parser.parse_args(flags)
 
 
 if __name__ == "__main__":

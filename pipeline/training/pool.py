@@ -4,74 +4,91 @@ The backbones are frozen and the crops are drawn once, so the teacher's side of 
 on a CPU, decoding, cropping and the teacher are 35 to 40 % of a step. The codec is far too small to learn a few ten
 thousand crops by heart (0.4 M parameters).
 
-Axes: B batch, C channels, H height, W width, D pooled features.
+Memory, for a crop of 160 x 160: 77 kB of pixels, and in bfloat16 32 kB for the cut feature of an EfficientNet-Lite, 2.5
+for pooled features, 65 for its stages (GHND), 0.4 for a saliency map.
+
+Axes: B batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pipeline.training.data import CropSampler
+from pipeline.training.recipes import Part
+from pipeline.training.teacher import Answer
 
-
-@dataclass(frozen=True)
-class Teacher:
-    """The unmodified backbone's cut feature ``feature_BCHW`` (channels last) and, where the loss needs it,
-    ``pooled_BD``.
-    """
-
-    feature_BCHW: Tensor
-    pooled_BD: Tensor | None
+_AHEAD = 8
+_CPU = torch.device("cpu")
 
 
 @dataclass
 class PooledBatch:
-    """One batch of the pool: ``pixels_BCHW`` uint8, and the teachers computed so far by backbone tag."""
+    """One batch of the pool: ``pixels_BCHW`` uint8, and the answers computed so far by backbone tag."""
 
     pixels_BCHW: Tensor
-    teachers: dict[str, Teacher] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
 
 
 class CropPool:
-    """``batches`` batches for one crop size at a time; another size empties the pool. Memory: about 0.15 MB a crop
-    of 160 x 160.
+    """``batches`` batches for one crop size at a time; another size empties the pool.
+
+    On another ``device`` than the CPU the next batches are cropped in threads meanwhile, so that it need not wait.
     """
 
-    def __init__(self, sampler: CropSampler, *, batches: int) -> None:
+    def __init__(self, sampler: CropSampler, *, batches: int, device: torch.device = _CPU) -> None:
         self._sampler = sampler
         self._batches = batches
+        self._device = device
         self._shape: tuple[int, int] = (0, 0)
         self._pool: dict[int, PooledBatch] = {}
+        self._coming: dict[int, Future[Tensor]] = {}
+        self._threads = ThreadPoolExecutor(_AHEAD) if device.type != "cpu" else None
 
-    def batch(self, step: int, *, size: int, count: int) -> PooledBatch:
-        """The batch of ``step``; the same crops again every ``batches`` steps."""
+    def batch(self, number: int, *, size: int, count: int, stride: int = 1) -> PooledBatch:
+        """Batch ``number``; the same crops again every ``batches`` numbers. ``number + stride`` is what comes next."""
         if self._shape != (size, count):
-            self._shape, self._pool = (size, count), {}
-        number = step % self._batches
-        if number not in self._pool:
-            image_BCHW = self._sampler.batch(number, size=size, count=count)
-            self._pool[number] = PooledBatch((image_BCHW * 255).round_().to(torch.uint8))
-        return self._pool[number]
+            self._shape, self._pool, self._coming = (size, count), {}, {}
+        if self._threads is not None:
+            for later in range(number, number + _AHEAD * stride, stride):
+                self._order(later % self._batches)
+        place = number % self._batches
+        if place not in self._pool:
+            coming = self._coming.pop(place, None)
+            pixels_BCHW = self._pixels(place, size, count) if coming is None else coming.result()
+            self._pool[place] = PooledBatch(pixels_BCHW.to(self._device))
+        return self._pool[place]
+
+    def _order(self, place: int) -> None:
+        if self._threads is not None and place not in self._pool and place not in self._coming:
+            self._coming[place] = self._threads.submit(self._pixels, place, *self._shape)
+
+    def _pixels(self, place: int, size: int, count: int) -> Tensor:
+        image_BCHW = self._sampler.batch(place, size=size, count=count)
+        return (image_BCHW * 255).round_().to(torch.uint8)
 
 
-def shuffled(batch: PooledBatch, teacher: Teacher, generator: torch.Generator) -> tuple[Tensor, Teacher]:
-    """(float32 ``image_BCHW`` in [0, 1], teacher) in a new order, so that frames meet every operating point."""
-    order = torch.randperm(len(batch.pixels_BCHW), generator=generator)
-    image_BCHW = _channels_last(batch.pixels_BCHW[order].float() / 255)
-    pooled_BD = None if teacher.pooled_BD is None else teacher.pooled_BD[order]
-    return image_BCHW, Teacher(_channels_last(teacher.feature_BCHW[order]), pooled_BD)
+def shuffled(batch: PooledBatch, answer: Answer, generator: torch.Generator) -> tuple[Tensor, Answer]:
+    """(float32 ``image_BCHW`` in [0, 1], answer) in a new order, so that frames meet every operating point."""
+    order_B = torch.randperm(len(batch.pixels_BCHW), generator=generator).to(batch.pixels_BCHW.device)
+    mixed = answer.picked(order_B)
+    return _channels_last(batch.pixels_BCHW[order_B].float() / 255), mixed.with_feature(_channels_last)
 
 
-def teacher_for(batch: PooledBatch, tag: str, *, with_pooled: bool, compute: Callable[[Tensor], Teacher]) -> Teacher:
-    """The backbone's answer for a pooled batch, computed by ``compute`` (float32 image -> Teacher) at most once."""
-    known = batch.teachers.get(tag)
-    if known is None or (with_pooled and known.pooled_BD is None):
-        known = compute(_channels_last(batch.pixels_BCHW.float() / 255))
-        batch.teachers[tag] = known
+def answer_for(
+    batch: PooledBatch, tag: str, parts: frozenset[Part], compute: Callable[[Tensor, frozenset[Part]], Answer]
+) -> Answer:
+    """The backbone's answer for a pooled batch, computed by ``compute(float32 image, parts)`` only if a part is new."""
+    known = batch.answers.get(tag)
+    if known is None or not known.has(parts):
+        wanted = parts if known is None else parts | known.parts
+        known = compute(_channels_last(batch.pixels_BCHW.float() / 255), wanted)
+        batch.answers[tag] = known
     return known
 
 

@@ -80,10 +80,40 @@ def test_gradients_reach_everything(codec: FeatureCodec, rounded: bool) -> None:
     assert all(p.grad is None for p in codec.bottleneck(0).parameters())
 
 
+def test_an_encoder_that_does_not_pay(codec: FeatureCodec) -> None:
+    """The same bits; their gradient reaches the point's gains and prior and stops before the encoder."""
+    y, noise = latent().requires_grad_(), torch.zeros(2, 48, 4, 5)
+    bits = [
+        codec.simulate(
+            y, 0, noise_BCHW=noise, rounded=True, layers_B=torch.full((2,), LAYERS), encoder_pays=encoder_pays
+        )[1]
+        for encoder_pays in (True, False)
+    ]
+    assert torch.equal(bits[0], bits[1])
+    bits[1].mean().backward()
+    assert y.grad is None
+    assert codec.log_gain_PC.grad is not None
+    assert (codec.log_gain_PC.grad.abs().sum(dim=1) > 0).tolist() == [True, False, False]
+
+
 def test_gains_start_apart(codec: FeatureCodec) -> None:
     """Operating points begin at their configured gains."""
     gains = [float(codec.gain_1C11(point).detach().mean()) for point in range(3)]
     assert gains == pytest.approx(list(codec.config.initial_gains))
+
+
+def test_tags_may_have_dots() -> None:
+    """A decoder is found by its full timm tag, survives a state dict, and tags without a dot keep their keys."""
+    tags = (LITE0, "tf_efficientnet_lite0.in1k")
+    codec = FeatureCodec(CodecConfig(backbones=tags))
+    assert tuple(codec.synthesis.keys()) == tags
+    assert [tag for tag, _synthesis in codec.synthesis.items()] == list(tags)
+    assert "tf_efficientnet_lite0.in1k" in codec.synthesis
+    assert codec.synthesis[tags[1]] is not codec.synthesis[tags[0]]
+    assert {key.split(".")[1] for key in codec.state_dict() if key.startswith("synthesis.")} == {
+        LITE0, "tf_efficientnet_lite0:in1k",
+    }  # fmt: skip
+    FeatureCodec(CodecConfig(backbones=tags)).load_state_dict(codec.state_dict())
 
 
 def test_synthesis_geometry_and_statistics() -> None:

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from pipeline.errors import InputError  # noqa: E402
+from pipeline.errors import ConfigError, InputError  # noqa: E402
 from pipeline.training.data import (  # noqa: E402
     Augmentation,
     CropSampler,
@@ -90,3 +90,67 @@ def test_evaluation_view(height: int, width: int) -> None:
     view = evaluation_view(photo(0, height=height, width=width))
     assert view.shape == (1, 3, 224, 224)
     assert 0 <= view.min() <= view.max() <= 1
+
+
+def test_broken_images_are_left_out(tmp_path: Path) -> None:
+    """An image that does not decode is named and costs nothing else; with none that does, one line says so."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"1 images, none of which decodes \(folder/a\.jpg is no image\)"):
+        build_photo_store([PhotoSource(folder)], tmp_path / "store")
+    good = PhotoSource(write_tar(tmp_path / "photos.tar", NAMES))
+    store = build_photo_store([PhotoSource(folder), good], tmp_path / "store")
+    assert len(store) == 4
+    assert store.broken == ["folder/a.jpg is no image"]
+    with pytest.raises(InputError, match=r"no images; expected \.bmp"):
+        build_photo_store([PhotoSource(folder, prefix="z")], tmp_path / "other")
+
+
+def test_a_store_is_not_taken_for_another(store: PhotoStore, tmp_path: Path) -> None:
+    """Asked for other photos, an existing store is refused; asked for the same from elsewhere, it is opened."""
+    (tmp_path / "moved").mkdir()
+    moved = write_tar(tmp_path / "moved" / "photos.tar", NAMES)
+    assert build_photo_store([PhotoSource(moved)], tmp_path / "store").sha256 == store.sha256
+    with pytest.raises(ConfigError, match=r"holds photos\.tar::1:1, asked for are photos\.tar:train/:1:1"):
+        build_photo_store([PhotoSource(moved, prefix="train/")], tmp_path / "store")
+
+
+def test_a_full_disk_leaves_no_half_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No room for the pixels: one line with the reason, and the next start begins anew."""
+
+    def full(*_arguments: object, **_arrays: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    source = PhotoSource(write_tar(tmp_path / "photos.tar", NAMES))
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full)
+        with pytest.raises(InputError, match=r"cannot store the photos' pixels .*No space left on device"):
+            build_photo_store([source], tmp_path / "store")
+    assert not (tmp_path / "store" / "pixels.u8").exists()
+    assert len(build_photo_store([source], tmp_path / "store")) == 4
+
+
+def test_a_damaged_store(store: PhotoStore, tmp_path: Path) -> None:
+    """A store that was cut short is refused, with what to do."""
+    (tmp_path / "store" / "pixels.u8").write_bytes(b"123")
+    with pytest.raises(InputError, match="cut short: delete it"):
+        PhotoStore(tmp_path / "store")
+    (tmp_path / "store" / "index.npz").write_bytes(b"123")
+    with pytest.raises(InputError, match="cannot be read"):
+        PhotoStore(tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("{}", ("", 1, 1.0)), ("{}:train/", ("train/", 1, 1.0)), ("{}:train/:2:0.5", ("train/", 2, 0.5))],
+)
+def test_sources_are_written_with_colons(tmp_path: Path, text: str, expected: tuple[str, int, float]) -> None:
+    source = PhotoSource.parse(text.format(tmp_path))
+    assert (source.path, source.prefix, source.stride, source.weight) == (tmp_path, *expected)
+
+
+@pytest.mark.parametrize("text", ["{}:a:b", "{}:a:0", "{}:a:1:-1", "{}:a:1:1:1"])
+def test_sources_in_another_form(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="expected PATH"):
+        PhotoSource.parse(text.format(tmp_path))

@@ -38,6 +38,25 @@ def test_saliency_of_one_is_the_feature_loss() -> None:
     assert losses.saliency_feature_loss(predicted, target, saliency).tolist() == pytest.approx(expected.tolist())
 
 
+def test_stages_are_in_units_of_their_channels() -> None:
+    """Each stage counts alike whatever its scale, errors of one deviation cost 1, and the stages add up."""
+    generator = torch.Generator().manual_seed(0)
+    targets = [scale * torch.randn(4, 6, 20, 20, generator=generator) for scale in (0.1, 10.0)]
+    assert losses.stages_loss(targets, targets).tolist() == [0.0] * 4
+    means = [torch.zeros_like(target) for target in targets]
+    assert losses.stages_loss(means, targets).tolist() == pytest.approx([2.0] * 4, rel=0.1)
+    assert losses.stages_loss([means[0], targets[1]], targets).tolist() == pytest.approx([1.0] * 4, rel=0.1)
+
+
+def test_a_silent_channel_does_not_rule() -> None:
+    """A channel that the batch never activates is measured by the others' deviation, not by its own of nothing."""
+    target = torch.randn(4, 6, 20, 20, generator=torch.Generator().manual_seed(0))
+    target[:, 0] = 0.0
+    predicted = target.clone()
+    predicted[:, 0] = 0.1
+    assert float(losses.stages_loss([predicted], [target]).max()) < 0.1
+
+
 def test_kl_is_zero_for_equal_distributions() -> None:
     """Logits that differ by a constant say the same; others cost their KL in nats."""
     teacher = torch.tensor([[0.0, 0.0]])

@@ -10,7 +10,9 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
 from pipeline.training.data import CropSampler, PhotoSource, build_photo_store  # noqa: E402
-from pipeline.training.pool import CropPool, Teacher, shuffled, teacher_for  # noqa: E402
+from pipeline.training.pool import CropPool, answer_for, shuffled  # noqa: E402
+from pipeline.training.recipes import Part  # noqa: E402
+from pipeline.training.teacher import Answer  # noqa: E402
 from tests.pipeline.training.photos import write_tar  # noqa: E402
 
 
@@ -28,24 +30,42 @@ def test_crops_come_round(pool: CropPool) -> None:
     assert pool.batch(0, size=48, count=2).pixels_BCHW.shape == (2, 3, 48, 48)
 
 
-def test_teacher_is_asked_once(pool: CropPool) -> None:
-    """A known answer is used again, until the loss needs the pooled features that it lacks."""
-    asked = []
+def test_backbone_is_asked_once(pool: CropPool) -> None:
+    """A known answer is used again, until the loss needs a part that it lacks; the new answer has that and the old."""
+    asked: list[frozenset[Part]] = []
 
-    def compute(image_BCHW: torch.Tensor) -> Teacher:
-        asked.append(len(image_BCHW))
-        return Teacher(image_BCHW.mean(dim=1, keepdim=True), image_BCHW.mean(dim=(2, 3)) if len(asked) > 1 else None)
+    def compute(image_BCHW: torch.Tensor, parts: frozenset[Part]) -> Answer:
+        asked.append(parts)
+        pooled = image_BCHW.mean(dim=(2, 3)) if "pooled" in parts else None
+        saliency = image_BCHW[:, :1] if "saliency" in parts else None
+        return Answer(image_BCHW, pooled_BD=pooled, saliency_B1HW=saliency)
 
     batch = pool.batch(0, size=32, count=2)
-    for with_pooled in (False, False, True, True):
-        teacher_for(batch, "net", with_pooled=with_pooled, compute=compute)
-    assert asked == [2, 2]
+    wanted: list[set[Part]] = [set(), set(), {"pooled"}, {"pooled"}, set(), {"saliency"}, {"pooled", "saliency"}]
+    for parts in wanted:
+        assert answer_for(batch, "net", frozenset(parts), compute).has(frozenset(parts))
+    assert asked == [set(), {"pooled"}, {"pooled", "saliency"}]
 
 
 def test_shuffling_keeps_pairs(pool: CropPool) -> None:
-    """Images and their teachers' answers are permuted alike."""
+    """Images and all parts of their answers are permuted alike."""
+
+    def compute(x: torch.Tensor, _parts: frozenset[Part]) -> Answer:
+        return Answer(x[:, :1], x.mean(dim=(2, 3)), (x[:, 1:], x[:, :2]), x[:, 2:])
+
     batch = pool.batch(0, size=32, count=4)
-    teacher = teacher_for(batch, "net", with_pooled=True, compute=lambda x: Teacher(x[:, :1], x.mean(dim=(2, 3))))
-    image, mixed = shuffled(batch, teacher, torch.Generator().manual_seed(3))
-    torch.testing.assert_close(image[:, :1], mixed.feature_BCHW)
-    torch.testing.assert_close(image.mean(dim=(2, 3)), mixed.pooled_BD)
+    answer = answer_for(batch, "net", frozenset(), compute)
+    image, mixed = shuffled(batch, answer, torch.Generator().manual_seed(3))
+    assert not torch.equal(mixed.feature_BCHW, answer.feature_BCHW)
+    torch.testing.assert_close(mixed.feature_BCHW, image[:, :1])
+    torch.testing.assert_close(mixed.pooled_BD, image.mean(dim=(2, 3)))
+    torch.testing.assert_close(mixed.stages, (image[:, 1:], image[:, :2]))
+    torch.testing.assert_close(mixed.saliency_B1HW, image[:, 2:])
+
+
+def test_batches_come_ahead_elsewhere(tmp_path: Path, pool: CropPool) -> None:
+    """For another device the crops are made in threads meanwhile, and are the same crops."""
+    store = build_photo_store([PhotoSource(write_tar(tmp_path / "q.tar", ["a.png", "b.png"]))], tmp_path / "store2")
+    elsewhere = CropPool(CropSampler(store, seed=1), batches=2, device=torch.device("meta"))
+    assert elsewhere.batch(0, size=32, count=2).pixels_BCHW.is_meta
+    assert torch.equal(elsewhere._coming[1].result(), pool.batch(1, size=32, count=2).pixels_BCHW)

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from pipeline.codec import Contexts, LatentCodec, Term  # noqa: E402
+from pipeline.codec import Contexts, LatentCodec, Reference, Term, stream_symbols  # noqa: E402
 from pipeline.models.feature_codec import LAYERS, CodecConfig, FeatureCodec  # noqa: E402
 from pipeline.training.package_default import latent_spec  # noqa: E402
 from pipeline.training.tables import (  # noqa: E402
@@ -17,7 +17,8 @@ from pipeline.training.tables import (  # noqa: E402
     count_symbols,
     default_contexts,
     entropy_model,
-    layer_sources,
+    latent_of,
+    operating_points,
     smoothed_pmf,
     symbols_of,
 )
@@ -64,7 +65,7 @@ def test_smoothing_follows_the_data_where_there_is_some() -> None:
 
 def test_tables_serve_the_codec(codec: FeatureCodec) -> None:
     """Bitstreams made with counted tables decode, and cost no more than the learned prior says."""
-    contexts = default_contexts([symbols_of(codec, image)[1] for image in images(4)], with_references=False)
+    contexts = default_contexts(with_references=False)
     model = entropy_model(codec, count_symbols(codec, images(12), contexts))
     latents = LatentCodec(latent_spec(codec, contexts), model, coder="python")
     symbols = symbols_of(codec, images(1)[0])[1]
@@ -86,9 +87,23 @@ def test_references_make_still_scenes_cheap(codec: FeatureCodec) -> None:
     assert len(latents.encode(symbols, 1, reference=reference)) < 0.3 * len(latents.encode(symbols, 1))
 
 
-def test_layer_sources_find_the_related_channel() -> None:
-    """The earlier channel that a channel copies is its source."""
-    random = np.random.default_rng(0)
-    symbols = random.integers(-1, 2, (8, 48, 6, 6)).astype(np.int16)
-    symbols[:, 7] = symbols[:, 3]
-    assert layer_sources(list(symbols), 1, clip=1)[1] == 3
+def test_one_set_of_tables_serves_sticky_streams_and_others(codec: FeatureCodec) -> None:
+    """Clips are counted at several thresholds: a frame that sticks costs less than one that does not."""
+    random = np.random.default_rng(5)
+    clip = [np.clip(images(1)[0] + random.normal(0, 0.02, (1, 3, 32, 32)), 0, 1).astype(np.float32) for _ in range(6)]
+    counted = count_symbols(codec, images(6), default_contexts(), clips=[clip])
+    latents = LatentCodec(latent_spec(codec, default_contexts()), entropy_model(codec, counted), coder="python")
+    frames = [latent_of(codec, image) for image in clip]
+    sizes = []
+    for sticky in (0.0, 1.25):
+        *_, (symbols, held) = stream_symbols(frames, latents.spec.operating_points[1], lag=1, threshold=sticky)
+        assert held is not None
+        sizes.append(latents.estimate_bits(symbols, 1, reference=Reference(0, 0, LAYERS, held)))
+    assert sizes[1] < 0.9 * sizes[0]
+
+
+def test_finer_operating_points_stick_further(codec: FeatureCodec) -> None:
+    """The bundle's thresholds rise with the operating point's gain."""
+    thresholds = [point.sticky_threshold for point in operating_points(codec)]
+    assert thresholds == sorted(thresholds)
+    assert thresholds[0] > 0.5

@@ -1,0 +1,158 @@
+"""Objectives: which terms a phase computes, what they train, and that the frozen stays frozen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+
+from pipeline.errors import ConfigError  # noqa: E402
+from pipeline.models.backbones import CutBackbone, load_backbone  # noqa: E402
+from pipeline.models.feature_codec import CodecConfig  # noqa: E402
+from pipeline.models.synthesis import build_synthesis  # noqa: E402
+from pipeline.training import teacher  # noqa: E402
+from pipeline.training.data import CropSampler, PhotoSource, build_photo_store  # noqa: E402
+from pipeline.training.loop import Trainer, figure_names  # noqa: E402
+from pipeline.training.objectives import distortion_terms, weighted  # noqa: E402
+from pipeline.training.recipes import OBJECTIVES, Phase, Recipe, decoder_recipe, objective_recipe  # noqa: E402
+from tests.pipeline.training.photos import write_tar  # noqa: E402
+
+LITE0 = "tf_efficientnet_lite0"
+TERMS = {
+    "default": {"mse", "kl", "pooled"},
+    "fp": {"mse"},
+    "sgfp": {"mse", "saliency"},
+    "ghnd": {"mse", "stages"},
+    "kl": {"mse", "kl"},
+    "pooled": {"mse", "pooled"},
+}
+TASK = Phase(
+    "task", until=1.0, crop=32, batch=4, learning_rate=(1e-3, 1e-3), rounding="straight_through",
+    kl_weight=0.3, pooled_weight=0.05,
+)  # fmt: skip
+TINY = Recipe(
+    codec=CodecConfig(backbones=(LITE0,)), phases=(TASK,), backbone_shares=(1.0,), warmup_steps=1, pool_batches=2
+)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> CutBackbone:
+    torch.manual_seed(0)
+    return load_backbone(LITE0, pretrained=False)
+
+
+@pytest.fixture
+def sampler(tmp_path: Path) -> CropSampler:
+    names = [f"{number}.png" for number in range(4)]
+    store = build_photo_store([PhotoSource(write_tar(tmp_path / "photos.tar", names))], tmp_path / "store")
+    return CropSampler(store, seed=1)
+
+
+def trainer(recipe: Recipe, backbone: CutBackbone, sampler: CropSampler, out: Path) -> Trainer:
+    made = Trainer(recipe, {LITE0: backbone}, sampler, data_sha256="00", out=out, autocast=False)
+    made.start()
+    return made
+
+
+def test_every_objective_is_tested() -> None:
+    assert set(TERMS) == set(OBJECTIVES)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradients_reach_what_they_should(
+    name: str, backbone: CutBackbone, sampler: CropSampler, tmp_path: Path
+) -> None:
+    """Every objective trains encoder, gains, priors and decoder; the backbone gets no gradient and keeps every bit."""
+    recipe = objective_recipe(name, TINY)
+    made = trainer(recipe, backbone, sampler, tmp_path)
+    frozen = {key: value.clone() for key, value in made.frozen[LITE0].state_dict().items()}
+    figures = made.step(recipe.phases[0], 0.5)
+    assert {key.removesuffix(f"_{LITE0}") for key in figures if key.endswith(LITE0)} == TERMS[name]
+    assert set(figures) <= set(figure_names(recipe))
+    silent = [key for key, p in made.codec.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert silent == []
+    assert all(p.grad is None and not p.requires_grad for p in made.frozen[LITE0].parameters())
+    assert all(torch.equal(frozen[key], value) for key, value in made.frozen[LITE0].state_dict().items())
+    assert not any(module._forward_hooks for module in made.frozen[LITE0].modules())
+
+
+def test_unknown_objective() -> None:
+    with pytest.raises(ConfigError, match="'fps', expected one of default, fp, sgfp"):
+        objective_recipe("fps")
+
+
+def test_objectives_share_their_first_phase() -> None:
+    """All begin with plain distillation and have the default plan's phases, rates and crops."""
+    for name in OBJECTIVES:
+        recipe = objective_recipe(name)
+        assert recipe.phases[0] == Recipe().phases[0]
+        assert [(p.until, p.crop, p.batch) for p in recipe.phases] == [
+            (p.until, p.crop, p.batch) for p in Recipe().phases
+        ]
+
+
+def test_the_saliency_map_is_of_the_crop(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
+    """The map that the loss uses is the one of the crop in the pool, computed once and shuffled with it."""
+    recipe = objective_recipe("sgfp", TINY)
+    made = trainer(recipe, backbone, sampler, tmp_path)
+    made.step(recipe.phases[0], 0.0)
+    batch = made.pool.batch(0, size=32, count=4)
+    answer = batch.answers[LITE0]
+    expected = teacher.saliency_maps(made.frozen[LITE0], batch.pixels_BCHW.float() / 255)
+    torch.testing.assert_close(answer.saliency_B1HW, expected)
+    made.counters.step = 2  # the pool has two batches
+    made.step(recipe.phases[0], 0.0)
+    assert batch.answers[LITE0] is answer
+
+
+@pytest.mark.parametrize(("tag", "side"), [(LITE0, 64), ("resnet18", 64), ("convnext_atto", 64)])
+def test_a_perfect_decoder_has_no_distortion(tag: str, side: int) -> None:
+    """Where g_s gives the backbone's own feature, every term is zero, for each family."""
+    torch.manual_seed(0)
+    backbone = load_backbone(tag, pretrained=False)
+    image = torch.rand(2, 3, side, side)
+    parts = frozenset({"pooled", "stages", "saliency"})
+    answer = teacher.ask(backbone, image, parts)
+    assert answer.parts == parts
+    synthesis = build_synthesis(tag)
+    synthesis.normalised = lambda _latent: answer.feature_BCHW  # type: ignore[method-assign]
+    phase = replace(TASK, saliency_weight=1.0, stage_weight=1.0)
+    terms = distortion_terms(synthesis, backbone, torch.zeros(1), answer, phase, torch.ones(backbone.pooled_features))
+    assert set(terms) == {"mse", "saliency", "stages", "kl", "pooled"}
+    torch.testing.assert_close(weighted(terms, phase), torch.zeros(2), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("tag", "stages"),
+    [(LITE0, 4), ("resnet18", 2), ("convnext_atto", 2), ("swin_tiny_patch4_window7_224", 2), ("mobilenetv2_100", 4)],
+)
+def test_stages_are_channels_first(tag: str, stages: int) -> None:
+    """Each stage behind the cut, as [B, C, H, W] at 1/16 or 1/32 of the resolution."""
+    side = 224 if "swin" in tag else 64
+    backbone = load_backbone(tag, pretrained=False)
+    answer = teacher.ask(backbone, torch.rand(1, 3, side, side), frozenset({"stages"}))
+    assert answer.stages is not None
+    assert len(answer.stages) == stages
+    assert all(stage.shape[2] == stage.shape[3] for stage in answer.stages)
+    assert {side // stage.shape[2] for stage in answer.stages} <= {16, 32}
+    assert teacher.fixed_side(backbone) == (224 if "swin" in tag else None)
+
+
+def test_decoder_recipe_freezes_the_encoder(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
+    """A new decoder learns while encoder, gains, priors and their medians keep every bit."""
+    recipe = decoder_recipe(TINY.codec, TINY)
+    assert all(phase.rounding == "straight_through" and not phase.rate_ramp for phase in recipe.phases)
+    made = trainer(recipe, backbone, sampler, tmp_path)
+    before = {key: value.clone() for key, value in made.codec.state_dict().items()}
+    for number in range(3):
+        made.step(recipe.phases[0], number / 3)
+    for state in (made.codec.state_dict(), made.average.state_dict()):
+        moved = {key for key in before if not torch.equal(before[key], state[key])}
+        assert moved
+        assert all(key.startswith("synthesis.") for key in moved)
+    assert all(p.grad is None for key, p in made.codec.named_parameters() if not key.startswith("synthesis."))
+    assert made.log_lambda == pytest.approx([torch.tensor(v).log().item() for v in recipe.initial_lambda])
