@@ -6,7 +6,10 @@ an exception) is taken out and reported by name in every result; the others go o
 it is small, and threads that wait for each other on a busy machine made it 50 times slower (0.15 against 8 ms, 1 ×
 1,280 × 1,303).
 
-Axes: B frames, D pooled features, N classes.
+A head may answer `unknown` (tasks.unknown): its last label, its last logit. A head that reads the feature map at the
+cut instead of the pooled features says so with `reads = "feature"`.
+
+Axes: B frames, D pooled features, N classes, F h w the feature map.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 from pipeline.errors import BundleError, ConfigError
 from pipeline.wire.messages import Label, TaskInfo, TaskResult
 from tasks.catalogue import load_catalogue
+from tasks.unknown import UnknownGate
 
 if TYPE_CHECKING:
     from pipeline.bundle import Bundle
@@ -36,7 +40,10 @@ IMAGENET = "imagenet1k"
 
 
 class Head(Protocol):
-    """What a stack needs of a head. `TaskHead` is the linear one; plugins may bring others (`kind` not "linear")."""
+    """What a stack needs of a head. `TaskHead` is the linear one; plugins may bring others (`kind` not "linear").
+
+    A head with the attribute `reads = "feature"` gets the feature map (B, F, h, w) instead of pooled features.
+    """
 
     @property
     def name(self) -> str: ...
@@ -60,6 +67,8 @@ class Head(Protocol):
 class TaskHead:
     """A linear head: `weight` float32 (N, D), `bias` float32 (N,), one label for each class.
 
+    With a gate (`unknown`) there is one label more, the last one, for what fits no class.
+
     Raises BundleError if the three do not fit each other.
     """
 
@@ -71,6 +80,7 @@ class TaskHead:
     version: int = 1
     title: str = ""
     kind: str = field(default="linear", init=False)
+    unknown: UnknownGate | None = None
 
     def __post_init__(self) -> None:
         weight = np.ascontiguousarray(self.weight, np.float32)
@@ -80,9 +90,10 @@ class TaskHead:
                 f"head {self.name} has weight {weight.shape} and bias {bias.shape}, "
                 "expected (classes, features) and (classes,): make it again"
             )
-        if len(self.labels) != len(weight):
+        answers = len(weight) + (self.unknown is not None)
+        if len(self.labels) != answers:
             raise BundleError(
-                f"head {self.name} has {len(weight)} classes and {len(self.labels)} labels: give each class one"
+                f"head {self.name} has {answers} classes and {len(self.labels)} labels: give each class one"
             )
         object.__setattr__(self, "weight", weight)
         object.__setattr__(self, "bias", bias)
@@ -132,8 +143,13 @@ class HeadStack:
             for head in self._heads.values()
         ]
 
-    def logits(self, pooled_BD: Float32, wanted: Collection[str] | None = None) -> dict[str, Float32]:
-        """Logits (B, N) of each wanted head that works, by name; None: of all. Takes out heads that fail."""
+    def logits(
+        self, pooled_BD: Float32, wanted: Collection[str] | None = None, *, feature_BFhw: Float32 | None = None
+    ) -> dict[str, Float32]:
+        """Logits (B, N) of each wanted head that works, by name; None: of all. Takes out heads that fail.
+
+        `feature_BFhw`: the feature map, for heads that read it.
+        """
         names = list(self._heads) if wanted is None else [name for name in self._heads if name in wanted]
         pooled = np.ascontiguousarray(pooled_BD, np.float32)
         if pooled.ndim != 2 or (self.feature_width and pooled.shape[1] != self.feature_width):
@@ -143,8 +159,12 @@ class HeadStack:
         for name in names:
             head = self._heads[name]
             if name not in self._rows and name not in self.failed:
-                self._run_other(head, pooled, out)
+                self._run_other(head, pooled, feature_BFhw, out)
         for name in list(out):
+            gate = gate_of(self._heads[name])
+            if gate is not None:
+                with np.errstate(invalid="ignore"):
+                    out[name] = gate.widen(out[name], pooled)
             # One sum tells for the whole block; it is a hundredth of the product's price.
             if not np.isfinite(out[name].sum()) and not np.isfinite(out[name][finite_rows]).all():
                 del out[name]
@@ -160,8 +180,10 @@ class HeadStack:
         pooled_BD: Float32,
         k: int | Sequence[int] = 1,
         wanted: Sequence[Collection[str]] | None = None,
+        *,
+        feature_BFhw: Float32 | None = None,
     ) -> list[list[TaskResult]]:
-        """The best `k` labels of each wanted task, for each of the B rows.
+        """The best `k` labels of each wanted task, for each of the B rows. `feature_BFhw`: see `logits`.
 
         `k` and `wanted` may differ by row (sessions ask for different tasks); `wanted` None: all. A row's results come
         in the order of its `wanted` if that is a list or tuple, else in the stack's. A head that failed gives a
@@ -174,7 +196,7 @@ class HeadStack:
         for row, wish in enumerate(wishes):
             for name in wish:
                 asked.setdefault(name, []).append(row)
-        logits = self.logits(pooled_BD, asked.keys())
+        logits = self.logits(pooled_BD, asked.keys(), feature_BFhw=feature_BFhw)
         found: dict[tuple[str, int], TaskResult] = {}
         for name, task_rows in asked.items():
             if name in logits:
@@ -188,9 +210,10 @@ class HeadStack:
             raise BundleError(
                 f"head {head.name} is for backbone {head.backbone}, not {self.backbone}: train it on this one"
             )
-        if isinstance(head, TaskHead) and head.feature_width != self.feature_width:
+        width = getattr(head, "feature_width", self.feature_width)
+        if width != self.feature_width and self.feature_width:
             raise BundleError(
-                f"head {head.name} reads {head.feature_width} features, {self.backbone} gives {self.feature_width}: "
+                f"head {head.name} reads {width} features, {self.backbone} gives {self.feature_width}: "
                 "train it on this backbone"
             )
 
@@ -221,10 +244,14 @@ class HeadStack:
                     out[name] = block[:, rows.start - run.start : rows.stop - run.start]
         return out
 
-    def _run_other(self, head: Head, pooled: Float32, out: dict[str, Float32]) -> None:
+    def _run_other(self, head: Head, pooled: Float32, feature_BFhw: Float32 | None, out: dict[str, Float32]) -> None:
         try:
-            logits = np.asarray(head.logits(pooled), np.float32)
-            expected = (len(pooled), len(head.labels))
+            given = feature_BFhw if reads_map(head) else pooled
+            if given is None:
+                raise ValueError("reads the feature map, which this engine does not hand out")
+            with np.errstate(invalid="ignore", over="ignore"):
+                logits = np.asarray(head.logits(given), np.float32)
+            expected = (len(pooled), len(head.labels) - (gate_of(head) is not None))
             if logits.shape != expected:
                 raise ValueError(f"gave {logits.shape}, expected {expected}")
         except Exception as error:  # a plugin may raise anything, and must not stop the others
@@ -269,6 +296,17 @@ class HeadStack:
 
     def _in_order(self, wish: Collection[str]) -> list[str]:
         return list(wish) if isinstance(wish, list | tuple) else [name for name in self._heads if name in wish]
+
+
+def gate_of(head: Head) -> UnknownGate | None:
+    """What makes a head answer `unknown`, if it does."""
+    gate = getattr(head, "unknown", None)
+    return gate if isinstance(gate, UnknownGate) else None
+
+
+def reads_map(head: Head) -> bool:
+    """Whether a head looks at the feature map at the cut."""
+    return getattr(head, "reads", "pooled") == "feature"
 
 
 def softmax(logits_BN: Float32) -> Float32:

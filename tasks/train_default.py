@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pipeline.bundle import Bundle, HeadEntry, write_bundle
+from pipeline.bundle.writing import bundle_parts
 from pipeline.datasets import Dataset, Item, open_dataset
 from pipeline.errors import InputError
 from pipeline.runtime.encoder import FrameEncoder
@@ -167,32 +168,14 @@ def find_data(data: Path, task: str, split: str) -> Dataset:
 def add_heads(folder: Path, heads: Sequence[Trained], figures: Sequence[HeadFigures]) -> Bundle:
     """Write the bundle at `folder` again with these heads (in place of those of the same task and backbone)."""
     bundle = Bundle.open(folder)
+    parts = bundle_parts(bundle)
     new = {(entry.task, entry.backbone) for entry, _weight, _bias in heads}
-    old = [
-        (entry, *bundle.head_arrays(entry))
-        for backbone in bundle.backbones
-        for entry in bundle.heads(backbone.tag)
-        if (entry.task, entry.backbone) not in new
-    ]
+    old = [head for head in parts["heads"] if (head[0].task, head[0].backbone) not in new]
     tables: dict[str, dict[str, object]] = {k: dict(v) for k, v in bundle.manifest.figures.get("heads", {}).items()}
     for one in figures:
         tables.setdefault(one.task, {})[one.backbone] = one.as_table()
-    skip = {backbone.synthesis_path for backbone in bundle.backbones} | {"server/backbones.toml"}
-    extras = [path for path in bundle.paths if path.startswith("server/") and path not in skip]
-    edge = [path for path in bundle.paths if path.startswith("edge/") and path != "edge/spec.toml"]
     return write_bundle(
-        folder,
-        name=bundle.manifest.name,
-        edge_spec=bundle.edge_spec,
-        edge_files={path.removeprefix("edge/"): bundle.read(path) for path in edge},
-        backbones=bundle.backbones,
-        synthesis={backbone.tag: bundle.read(backbone.synthesis_path) for backbone in bundle.backbones},
-        heads=[*old, *heads],
-        server_files={path.removeprefix("server/"): bundle.read(path) for path in extras},
-        figures={**bundle.manifest.figures, "heads": tables},
-        provenance=bundle.manifest.provenance,
-        licence=bundle.manifest.licence,
-        created=bundle.manifest.created,
+        folder, **parts | {"heads": [*old, *heads], "figures": {**bundle.manifest.figures, "heads": tables}}
     )
 
 
@@ -268,7 +251,7 @@ def _fit(parts: Sequence[FeatureSet], classes: int, on_step: Callable[[int, int]
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[OnProgress]:
+def progress_bars(console: Console) -> Iterator[OnProgress]:
     with Progress(console=console) as progress:
         bars: dict[str, int] = {}
 
@@ -306,7 +289,7 @@ def main() -> None:
     tasks = [task for task in arguments.tasks.split(",") if task]
     cache = FeatureCache(arguments.cache) if arguments.cache else None
     options: dict[str, Any] = {"tasks": tasks, "views": arguments.views, "pictures_max": arguments.pictures}
-    with _progress(console) as say:
+    with progress_bars(console) as say:
         if arguments.fill_cache:
             if cache is None:
                 parser.error("--fill-cache needs --cache FOLDER")

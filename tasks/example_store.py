@@ -1,0 +1,163 @@
+"""What a task was taught from: pooled features with their labels, by source. No pixel is ever kept.
+
+    <home>/heads/birds/examples/pictures.<backbone>.safetensors      from `tasks add`
+    <home>/heads/birds/examples/capture-0001.<backbone>.safetensors  from `tasks capture`, one label each
+
+A pooled feature is a few thousand bytes that say what is in a frame, not how it looked. The features of a file belong
+to one codec and decoder, named in it; `load` leaves out those of another bundle and says so.
+
+Axes: M examples, D pooled features.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError, InputError
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """What features came through: they mean something else behind another encoder, decoder or backbone."""
+
+    backbone: str
+    codec_id: str
+    synthesis_sha256: str
+    feature_width: int
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Features (M, D) float32 with the index of each one's class, and which belong together (views of one picture).
+
+    `held_out_M`: examples that accuracy is measured on.
+    """
+
+    classes: tuple[str, ...]
+    pooled_MD: Float32
+    labels_M: NDArray[np.int64]
+    groups_M: NDArray[np.int64]
+    held_out_M: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.labels_M)
+
+    def counts(self) -> dict[str, int]:
+        """Groups (pictures, captured frames) of each class."""
+        pairs = np.unique(np.stack([self.labels_M, self.groups_M]), axis=1)
+        counts = np.bincount(pairs[0], minlength=len(self.classes))
+        return dict(zip(self.classes, counts.tolist(), strict=True))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Examples]) -> Examples:
+        """All of `parts`, classes by name in order of first appearance."""
+        names = list(dict.fromkeys(name for part in parts for name in part.classes))
+        index = {name: number for number, name in enumerate(names)}
+        labels = [np.array([index[name] for name in part.classes], np.int64)[part.labels_M] for part in parts]
+        starts = np.cumsum([0, *(int(part.groups_M.max(initial=-1)) + 1 for part in parts)])
+        return cls(
+            tuple(names),
+            np.concatenate([part.pooled_MD for part in parts]),
+            np.concatenate(labels),
+            np.concatenate([part.groups_M + start for part, start in zip(parts, starts, strict=False)]),
+            np.concatenate([part.held_out_M for part in parts]),
+        )
+
+
+class ExampleStore:
+    """The examples of one task below `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save_pictures(self, examples: Examples, origin: Origin) -> None:
+        """In place of those of an earlier `tasks add`, whole or not at all. Raises ConfigError."""
+        self._save(self.folder / f"pictures.{origin.backbone}.safetensors", examples, origin)
+
+    def save_capture(self, label: str, pooled_MD: Float32, origin: Origin) -> Path:
+        """One more capture of one label. Raises ConfigError."""
+        number = 1 + max((int(path.name[8:12]) for path in self.folder.glob("capture-????.*.safetensors")), default=0)
+        path = self.folder / f"capture-{number:04d}.{origin.backbone}.safetensors"
+        count = len(pooled_MD)
+        each = np.arange(count)
+        # Every fifth frame is held out; frames that follow each other are alike, so this flatters: docs/tasks.md.
+        self._save(path, Examples((label,), pooled_MD, np.zeros(count, np.int64), each, each % 5 == 4), origin)
+        return path
+
+    def load(self, origin: Origin) -> tuple[Examples | None, list[str]]:
+        """(all examples that fit `origin`, names of files that do not). None: there are none."""
+        parts: list[Examples] = []
+        strange: list[str] = []
+        for path in sorted(self.folder.glob(f"*.{origin.backbone}.safetensors"), key=_pictures_first):
+            part = _read(path, origin)
+            if part is None:
+                strange.append(path.name)
+            elif len(part):
+                parts.append(part)
+        return (Examples.joined(parts) if parts else None), strange
+
+    def forget(self, label: str) -> int:
+        """Remove the captures of one label; returns how many files went."""
+        gone = 0
+        for path in self.folder.glob("capture-????.*.safetensors"):
+            if json.loads(_header(path)["classes"]) == [label]:
+                path.unlink()
+                gone += 1
+        return gone
+
+    def _save(self, path: Path, examples: Examples, origin: Origin) -> None:
+        from safetensors.numpy import save
+
+        header = {
+            "classes": json.dumps(examples.classes, ensure_ascii=False), "backbone": origin.backbone,
+            "codec_id": origin.codec_id, "synthesis_sha256": origin.synthesis_sha256,
+        }  # fmt: skip
+        arrays = {
+            "pooled": examples.pooled_MD.astype(np.float16), "labels": examples.labels_M.astype(np.int32),
+            "groups": examples.groups_M.astype(np.int32), "held_out": examples.held_out_M.astype(np.uint8),
+        }  # fmt: skip
+        draft = path.with_name(f".{os.getpid()}-{path.name}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            draft.write_bytes(save(arrays, metadata=header))
+            draft.replace(path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise ConfigError(f"examples cannot be written to {path}: {error.strerror or error}") from None
+
+
+def _pictures_first(path: Path) -> tuple[bool, str]:
+    return not path.name.startswith("pictures"), path.name
+
+
+def _header(path: Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    with contextlib.suppress(OSError, SafetensorError), safe_open(path, "np") as file:
+        return dict(file.metadata() or {})
+    raise InputError(f"examples {path} do not read: remove that file")
+
+
+def _read(path: Path, origin: Origin) -> Examples | None:
+    """The examples in a file; None if they came through something else than `origin`."""
+    from safetensors.numpy import load
+
+    header = _header(path)
+    if (header.get("codec_id"), header.get("synthesis_sha256")) != (origin.codec_id, origin.synthesis_sha256):
+        return None
+    arrays = load(path.read_bytes())
+    pooled = arrays["pooled"].astype(np.float32)
+    if pooled.ndim != 2 or pooled.shape[1] != origin.feature_width:
+        return None
+    labels, groups = arrays["labels"].astype(np.int64), arrays["groups"].astype(np.int64)
+    return Examples(tuple(json.loads(header["classes"])), pooled, labels, groups, arrays["held_out"].astype(bool))

@@ -1,0 +1,206 @@
+"""Users' heads in the home folder: whole versions or none, one writer at a time, nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from pipeline import limits
+from pipeline.bundle import Bundle
+from pipeline.bundle.writing import to_toml
+from pipeline.errors import BundleError, ConfigError, InputError
+from tasks import store as store_module
+from tasks.example_store import Examples, ExampleStore
+from tasks.head_file import HeadFile, HeadFiles, check_made_for, pack_head, read_head, read_head_entry, synthesis_sha256
+from tasks.store import HeadStore, task_name
+from tests.bundles import backbone, random_bundle
+from tests.tasks.examples import ORIGIN, WIDTH, clusters
+
+
+def head(value: float = 1.0, *, name: str = "birds", on: str = "null", **fields: Any) -> HeadFiles:
+    entry = HeadFile(task=name, backbone=on, classes=2, labels=name, names=["鳥", "wren"], **fields)
+    return pack_head(entry, {"weight": np.full((2, WIDTH), value, np.float32), "bias": np.zeros(2, np.float32)})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> HeadStore:
+    return HeadStore(tmp_path / "heads")
+
+
+def test_versions_come_and_are_rolled_back(store: HeadStore) -> None:
+    """Each save is a version; an older one is taken back, forwards too; the very same heads are no new version."""
+    assert [store.save("birds", [head(1)]), store.save("birds", [head(2)]), store.save("birds", [head(2)])] == [1, 2, 2]
+    assert store.roll_back("birds") == 1
+    assert store.load("birds") == [head(1).with_version(1)]
+    assert store.save("birds", [head(2)]) == 2
+    assert store.roll_back("birds", 1) == 1
+    with pytest.raises(ConfigError, match="no version before 1"):
+        store.roll_back("birds")
+    with pytest.raises(ConfigError, match="has no version 9: there are versions 1, 2"):
+        store.roll_back("birds", 9)
+
+
+def test_a_removed_task_comes_back(store: HeadStore) -> None:
+    store.save("birds", [head()])
+    store.remove("birds")
+    assert (store.names(), store.versions("birds")) == ([], [1])
+    with pytest.raises(ConfigError, match="is removed: there are versions 1"):
+        store.load("birds")
+    assert store.roll_back("birds") == 1
+    store.purge("birds")
+    with pytest.raises(ConfigError, match="there is no task 'birds' of yours: you have none"):
+        store.roll_back("birds")
+
+
+def test_old_versions_go(store: HeadStore) -> None:
+    """Bounded on the disk."""
+    for number in range(limits.TASK_VERSIONS_KEPT + 3):
+        store.save("birds", [head(number)])
+    assert store.versions("birds") == list(range(4, limits.TASK_VERSIONS_KEPT + 4))
+
+
+def test_a_full_disk_leaves_the_version_before(store: HeadStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.save("birds", [head(1)])
+
+    def full(path: Path, data: bytes) -> None:
+        path.write_bytes(data[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "_write_through", full)
+        with pytest.raises(ConfigError, match="No space left on device: free some space"):
+            store.save("birds", [head(2)])
+    assert (store.current("birds"), store.versions("birds")) == (1, [1])
+    assert store.load("birds") == [head(1).with_version(1)]
+    assert store.save("birds", [head(2)]) == 2
+
+
+def test_a_second_writer_is_told_who_writes(store: HeadStore) -> None:
+    """At once; and after the first has ended, however it did, the second may."""
+    code = (
+        "import sys; from pathlib import Path; from tasks.store import HeadStore\n"
+        "with HeadStore(Path(sys.argv[1])).lock('birds'): print('locked', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(store.folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], text=True, **pipes) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        told = f"birds is being written by another process .process {other.pid}."
+        with pytest.raises(ConfigError, match=told), store.lock("birds"):
+            pass
+        with store.lock("fish"):
+            pass
+        other.kill()
+    with store.lock("birds"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["птицы", "鳥", "Vögel im Garten", "a" * 128, "été"])
+def test_names_in_any_script(name: str, store: HeadStore) -> None:
+    store.save(name, [head(name=name)])
+    assert store.names() == [task_name(name)]
+    assert read_head_entry(store.load(name)[0].toml).names == ["鳥", "wren"]
+
+
+@pytest.mark.parametrize("name", ["", " birds", ".birds", "-birds", "a/b", "a@b", "a,b", "a\nb", "a" * 129, "鳥" * 100])
+def test_names_that_no_folder_or_list_can_carry(name: str) -> None:
+    with pytest.raises(ConfigError, match="task name"):
+        task_name(name)
+
+
+def test_decomposed_names_are_the_same(store: HeadStore) -> None:
+    """As some systems write them in folders."""
+    assert task_name("Vo\u0308gel") == "Vögel"
+
+
+# --- Head files ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    only = backbone("null", alias="", pooled_width=WIDTH, default=True)
+    return random_bundle(tmp_path_factory.mktemp("heads") / "bundle", backbones=(only,), tasks=())
+
+
+def test_a_head_for_another_bundle_is_refused_with_the_reason(bundle: Bundle) -> None:
+    good = {"codec_id": bundle.codec_id, "synthesis_sha256": synthesis_sha256(bundle, bundle.backbone())}
+    check_made_for(read_head_entry(head(**good).toml), bundle)
+    for change, line in (
+        ({"codec_id": "0" * 64}, "its codec is 000000000000, here it is"),
+        ({"synthesis_sha256": "0" * 64}, "its decoder is 000000000000"),
+        ({"on": "resnet50"}, "for backbone 'resnet50', this bundle has null"),
+    ):
+        with pytest.raises(BundleError, match=line):
+            check_made_for(read_head_entry(head(**{**good, **change}).toml), bundle)
+
+
+def test_half_precision_only_where_it_holds() -> None:
+    """Large values stay what they are."""
+    files = head(1e6)
+    assert float(
+        read_head(files, backbone="null", feature_width=WIDTH).logits(np.ones((1, WIDTH), np.float32))[0, 0]
+    ) == (pytest.approx(1e6 * WIDTH))
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"kind": "forest"}, "of kind 'forest', this version knows linear, mlp, nearest, map"),
+        ({"kind": "mlp"}, "does not read: 'inner'"),
+        ({"classes": 20_000}, "20000 classes, limit 10000"),
+        ({"unknown_threshold": 0.5}, "does not read: 'unknown_centre'"),
+    ],
+)
+def test_files_that_do_not_read(change: dict[str, Any], line: str) -> None:
+    files = head()
+    entry = msgspec.structs.replace(read_head_entry(files.toml), **change)
+    with pytest.raises(BundleError, match=line):
+        read_head(HeadFiles(to_toml(entry), files.arrays), backbone="null", feature_width=WIDTH)
+
+
+# --- Examples --------------------------------------------------------------------------------------------------
+
+
+def test_examples_add_up(tmp_path: Path) -> None:
+    """Pictures and captures together, classes joined by name, groups kept apart; a new add replaces the pictures."""
+    store = ExampleStore(tmp_path)
+    store.save_pictures(clusters(2), ORIGIN)
+    store.save_pictures(clusters(3), ORIGIN)
+    store.save_capture("class 1", clusters().pooled_MD[:5], ORIGIN)
+    store.save_capture("кружка", clusters().pooled_MD[:7], ORIGIN)
+    examples, strange = store.load(ORIGIN)
+    assert examples is not None
+    assert (strange, examples.counts()) == ([], {"class 0": 12, "class 1": 17, "class 2": 12, "кружка": 7})
+    assert store.forget("кружка") == 1
+    assert "кружка" not in store.load(ORIGIN)[0].counts()  # type: ignore[union-attr]
+
+
+def test_examples_of_another_bundle_are_left_aside_and_named(tmp_path: Path) -> None:
+    store = ExampleStore(tmp_path)
+    store.save_capture("cup", clusters().pooled_MD[:5], msgspec_replace_origin("d" * 64))
+    assert store.load(ORIGIN) == (None, ["capture-0001.null.safetensors"])
+
+
+def msgspec_replace_origin(codec_id: str) -> Any:
+    from dataclasses import replace
+
+    return replace(ORIGIN, codec_id=codec_id)
+
+
+def test_damaged_examples_are_named(tmp_path: Path) -> None:
+    (tmp_path / "capture-0001.null.safetensors").write_bytes(b"junk")
+    with pytest.raises(InputError, match=r"capture-0001\.null\.safetensors do not read"):
+        ExampleStore(tmp_path).load(ORIGIN)
+
+
+def test_joined_groups_stay_apart() -> None:
+    joined = Examples.joined([clusters(2), clusters(2)])
+    assert len(np.unique(joined.groups_M)) == len(joined)
