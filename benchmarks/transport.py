@@ -104,6 +104,12 @@ class ServerProcess:
         self._process = context.Process(target=target, args=(there, *arguments), daemon=True)
         self._process.start()
         self.url: str = here.recv()
+        self._pipe = here
+
+    def ask(self) -> Any:
+        """What the process answers to a word."""
+        self._pipe.send(None)
+        return self._pipe.recv()
 
     def __enter__(self) -> str:
         return self.url
@@ -244,8 +250,12 @@ def measure(count: int, seconds: float) -> dict[str, Any]:
             report["frames_per_s"][str(edges)] = round(frames_per_s(inline, edges, seconds), 1)
     report["ratio_p50"] = round(report["round_trip"]["p50_ms"] / report["raw_zeromq"]["p50_ms"], 3)
     report["machine"] = {
-        "python": platform.python_version(), "cores": os.cpu_count(), "zeromq": zmq.zmq_version(),
-        "pyzmq": zmq.pyzmq_version(), "platform": platform.platform(), "payload_bytes": PAYLOAD_BYTES,
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "zeromq": zmq.zmq_version(),
+        "pyzmq": zmq.pyzmq_version(),
+        "platform": platform.platform(),
+        "payload_bytes": PAYLOAD_BYTES,
         "round_trips": count,
     }
     return report
@@ -272,13 +282,28 @@ def show(report: dict[str, Any]) -> None:
     console.print(rates)
 
 
+def measure_impaired(options: argparse.Namespace) -> int:
+    """See impaired_transport.py."""
+    from benchmarks import impaired_transport
+
+    report = impaired_transport.measure(options.seconds, quick=options.quick, say=lambda line: print(line, flush=True))
+    impaired_transport.show(report)
+    if options.json is not None:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="benchmarks.transport", description="Round trips and rates over ZeroMQ.")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--round-trips", type=int, default=4_000, help="per row (default 4000)")
     parser.add_argument("--seconds", type=float, default=3.0, help="per rate (default 3)")
+    parser.add_argument("--impaired", action="store_true", help="live streams through an impairment relay instead")
+    parser.add_argument("--quick", action="store_true", help="with --impaired: only the losses")
     options = parser.parse_args()
+    if options.impaired:
+        return measure_impaired(options)
     report = measure(options.round_trips, options.seconds)
     show(report)
     if options.json is not None:

@@ -6,23 +6,26 @@
 A session belongs to its transport's thread. Others reach it with `call(fn)`: `fn(session, now)` runs on that thread,
 then what it caused is sent. `on_event` is called on that thread too; it must not block.
 
-Schemes: `memory://NAME`, `tcp://HOST:PORT`, `ipc://PATH`; further ones through the entry points
-`frankenstream.transports` (name = scheme, value = module with `connect` and `listen` of these signatures).
+Schemes: `memory://NAME`, `tcp://HOST:PORT`, `ipc://PATH`, `ws(s)://HOST:PORT`, `webrtc+http(s)://HOST:PORT`; others
+through the entry points `frankenstream.transports` (name = scheme, value = module with `connect` and `listen` of these
+signatures; `access` is passed only to modules that say TAKES_ACCESS).
 """
 
 from __future__ import annotations
 
 import importlib
 import ipaddress
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from types import ModuleType
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from pipeline import clock as clocks
 from pipeline.clock import Clock
 from pipeline.errors import TransportError
+from pipeline.transports.access import ClientAccess, ServerAccess
 from pipeline.transports.keys import ClientKeys, ServerKeys
 from pipeline.transports.link_model import LinkModel
 from pipeline.wire.directory import PeerInfo, SessionDirectory
@@ -36,6 +39,10 @@ BUILT_IN: Final[dict[str, str]] = {
     "tcp": "pipeline.transports.zeromq",
     "ipc": "pipeline.transports.zeromq",
     "memory": "pipeline.transports.memory",
+    "ws": "pipeline.transports.websocket",
+    "wss": "pipeline.transports.websocket",
+    "webrtc+http": "pipeline.transports.webrtc",
+    "webrtc+https": "pipeline.transports.webrtc",
 }
 
 EdgeCall = Callable[[EdgeSession, float], object]
@@ -80,6 +87,8 @@ class Traffic:
     received_messages: int = 0
     received_bytes: int = 0
     connections: int = 0
+    bytes_by_channel: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(direction "up" or "down", channel) → bytes. Servers only: an edge hears of each message with `on_traffic`."""
 
 
 class EdgeTransport(Protocol):
@@ -108,7 +117,11 @@ class ServerTransport(Protocol):
 
     url: str
     """With the real port."""
-    stats: Traffic
+
+    @property
+    def stats(self) -> Traffic:
+        """What passed so far."""
+        ...
 
     def handles(self) -> list[SessionHandle]:
         """The sessions that live here."""
@@ -128,13 +141,17 @@ def connect(
     link: LinkModel | None = None,
     on_traffic: OnTraffic | None = None,
     clock: Clock = clocks.monotonic,
+    access: ClientAccess | None = None,
 ) -> EdgeTransport:
     """Connect `session` to the server at `url` and keep it connected. Raises TransportError for a bad URL.
 
+    `keys`: of ZeroMQ; `access`: token and trust of WebSocket and WebRTC.
+
     `link` puts a modelled link in between, both ways. A server that is not there is no error: the session waits.
     """
-    transport: EdgeTransport = _module(url).connect(
-        url, session, on_event, keys=keys, link=link, on_traffic=on_traffic, clock=clock
+    module = _module(url)
+    transport: EdgeTransport = module.connect(
+        url, session, on_event, keys=keys, link=link, on_traffic=on_traffic, clock=clock, **_access(module, access)
     )
     return transport
 
@@ -146,20 +163,25 @@ def listen(
     *,
     keys: ServerKeys | None = None,
     clock: Clock = clocks.monotonic,
+    access: ServerAccess | None = None,
 ) -> ServerTransport:
     """Serve at `url`. Several may share one `directory` (made with a lock as its guard).
 
     Raises TransportError: address in use, no such interface, beyond loopback without keys.
     """
-    transport: ServerTransport = _module(url).listen(url, directory, on_event, keys=keys, clock=clock)
+    module = _module(url)
+    transport: ServerTransport = module.listen(
+        url, directory, on_event, keys=keys, clock=clock, **_access(module, access)
+    )
     return transport
 
 
-def check_listen(url: str, keys: ServerKeys | None = None) -> None:
+def check_listen(url: str, keys: ServerKeys | None = None, access: ServerAccess | None = None) -> None:
     """What can be said of `listen(url)` beforehand, so that nothing slow is built in vain. Raises TransportError."""
-    check = getattr(_module(url), "check_listen", None)  # optional for further transports
+    module = _module(url)
+    check = getattr(module, "check_listen", None)  # optional for further transports
     if check is not None:
-        check(url, keys)
+        check(url, keys, **_access(module, access))
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -196,10 +218,18 @@ def schemes() -> tuple[str, ...]:
     return (*BUILT_IN, *sorted(others))
 
 
+def _access(module: ModuleType, access: object) -> dict[str, Any]:
+    return {"access": access} if getattr(module, "TAKES_ACCESS", False) else {}
+
+
 def _module(url: str) -> ModuleType:
     scheme, _ = split_url(url)
     if scheme in BUILT_IN:
-        return importlib.import_module(BUILT_IN[scheme])
+        try:
+            return importlib.import_module(BUILT_IN[scheme])
+        except ModuleNotFoundError as error:
+            extra = "webrtc" if scheme.startswith("webrtc") else "server"
+            raise TransportError(f"{url} needs {error.name}: pip install 'frankenstream[{extra}]'") from None
     for point in metadata.entry_points(group=ENTRY_POINTS, name=scheme):
         module: ModuleType = point.load()
         return module

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 from pipeline.clock import Clock
 from pipeline.transports.base import EdgeCall, OnEdgeEvent, OnTraffic, Traffic
-from pipeline.transports.link_model import Link, LinkModel
+from pipeline.transports.link_model import Link, LinkModel, SharedLink
 from pipeline.wire.edge_session import EdgeSession
-from pipeline.wire.session import Outgoing
+from pipeline.wire.session import Outgoing, channel_of
 
 log = logging.getLogger("frankenstream.transports")
 
@@ -33,7 +33,7 @@ class EdgePump:
         clock: Clock,
         *,
         wake: Callable[[], None],
-        link: LinkModel | None = None,
+        link: LinkModel | SharedLink | None = None,
         on_traffic: OnTraffic | None = None,
     ) -> None:
         self.session = session
@@ -135,7 +135,7 @@ class EdgePump:
         self.traffic.received_messages += 1
         self.traffic.received_bytes += len(data)
         if self._on_traffic is not None:
-            self._on_traffic("down", "results", data, now)
+            self._on_traffic("down", channel_of(data), data, now)
         self.session.receive_data(data, now)
 
     def _emit(self) -> bool:
@@ -196,7 +196,7 @@ class EdgePump:
 class _DelayedLink:
     """A LinkModel around a network that is faster than it: messages are held until the model says they arrive."""
 
-    def __init__(self, model: LinkModel) -> None:
+    def __init__(self, model: LinkModel | SharedLink) -> None:
         self._up: Link = model.up()
         self._down: Link = model.down()
         self._going: list[tuple[float, int, bytes]] = []
@@ -218,8 +218,7 @@ class _DelayedLink:
         self._hold(self._going, self._up, outgoing.data, now, reliable=outgoing.channel == "control")
 
     def arrived(self, data: bytes, now: float) -> None:
-        # The message is not decoded here; small ones are control or results alike, and losing either is survived.
-        self._hold(self._coming, self._down, data, now, reliable=not _may_be_lost(data))
+        self._hold(self._coming, self._down, data, now, reliable=channel_of(data) != "results")
 
     def take_up(self, now: float) -> list[bytes]:
         return self._take(self._going, now)
@@ -246,11 +245,3 @@ class _DelayedLink:
         while queue and queue[0][0] <= now:
             taken.append(heapq.heappop(queue)[2])
         return taken
-
-
-def _may_be_lost(data: bytes) -> bool:
-    """Whether the message belongs to channel `results`: the tag is the second byte of the msgpack array."""
-    if len(data) < 2:
-        return False
-    at = 3 if data[0] == 0xDC else 1
-    return len(data) > at and data[at] in (8, 9)

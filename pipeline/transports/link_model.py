@@ -42,6 +42,12 @@ class LinkModel:
     seed: int = 0
     down_rate_kbps: float | None = None
     duplicate: float = 0.0
+    steps: tuple[tuple[float, float], ...] = ()
+    """(seconds since the link's first message, kbit/s), in order: a trace. Both directions then have this rate; 0 is an
+    outage, in which messages are lost and reliable ones wait for its end. Before the first step: as above."""
+
+    packet_bytes: int = 0
+    """`loss` is for each packet of so many bytes, and a message is lost with any of its packets; 0: per message."""
 
     def __post_init__(self) -> None:
         for name in ("loss", "reorder", "duplicate"):
@@ -50,6 +56,10 @@ class LinkModel:
         for name in ("rate_kbps", "delay_ms", "jitter_ms", "queue_ms"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"link {name} is {getattr(self, name)}, expected 0 or more")
+        if self.steps and (sorted(self.steps) != list(self.steps) or min(rate for _, rate in self.steps) < 0):
+            raise ConfigError(f"link steps are {self.steps}: expected rising times and rates of 0 or more")
+        if self.steps and self.steps[-1][1] == 0:
+            raise ConfigError("the last step of a link is an outage: end it with a rate above 0")
 
     @classmethod
     def profile(cls, name: str, *, seed: int = 0) -> LinkModel:
@@ -68,13 +78,30 @@ class LinkModel:
         return Link(self, rate_kbps, Random(self.seed * 2 + 1))
 
 
+class SharedLink:
+    """One link that several edges share: give the same object to each. What one sends, the others wait for."""
+
+    def __init__(self, model: LinkModel) -> None:
+        self.seed = model.seed
+        self._up, self._down = model.up(), model.down()
+
+    def up(self) -> Link:
+        """The direction edge → server, the same one each time."""
+        return self._up
+
+    def down(self) -> Link:
+        """The direction server → edge, the same one each time."""
+        return self._down
+
+
 class Link:
     """One direction at work. Times are monotonic seconds."""
 
     def __init__(self, model: LinkModel, rate_kbps: float, random: Random) -> None:
         self._model = model
-        self._seconds_per_byte = 8 / (rate_kbps * 1000) if rate_kbps else 0.0
+        self._rate_kbps = rate_kbps
         self._random = random
+        self._began: float | None = None
         self._free_at = float("-inf")
         self._last_arrival = float("-inf")
         self.lost = 0
@@ -87,9 +114,14 @@ class Link:
     def carry(self, size: int, now: float, *, reliable: bool) -> list[float]:
         """When `size` bytes handed over now arrive: usually once, never if lost, twice if doubled."""
         model, random = self._model, self._random
-        self._free_at = max(now, self._free_at) + size * self._seconds_per_byte
+        begins_at = max(now, self._free_at)
+        if model.steps and not reliable and self._rate_at(begins_at)[0] == 0:
+            self.lost += 1
+            return []  # An outage: gone without a trace.
+        self._free_at = self._served(size, begins_at)
         arrival = self._free_at + (model.delay_ms + random.uniform(0, model.jitter_ms)) / 1000.0
-        lost = random.random() < model.loss
+        packets = -(-size // model.packet_bytes) if model.packet_bytes else 1
+        lost = random.random() < 1 - (1 - model.loss) ** packets
         if reliable:
             # A lost packet is noticed and sent again: about one round trip later.
             arrival += 2 * model.delay_ms / 1000.0 * lost
@@ -105,6 +137,35 @@ class Link:
         if random.random() < model.duplicate:
             arrivals.append(arrivals[0] + random.uniform(0, model.delay_ms + model.jitter_ms) / 1000.0)
         return arrivals
+
+    def waiting_s(self, now: float) -> float:
+        """How long what is in the queue will take."""
+        return max(0.0, self._free_at - now)
+
+    def _served(self, size: int, begins_at: float) -> float:
+        """When the rate has taken `size` bytes that it begins with at `begins_at`."""
+        bits, at = size * 8.0, begins_at
+        while True:
+            rate_kbps, until = self._rate_at(at)
+            if rate_kbps > 0:
+                done = at + bits / (rate_kbps * 1000)
+                if done <= until:
+                    return done
+                bits -= (until - at) * rate_kbps * 1000
+            elif not self._model.steps:
+                return at  # Unlimited.
+            at = until
+
+    def _rate_at(self, at: float) -> tuple[float, float]:
+        """(kbit/s, until when) at a time."""
+        if self._began is None:
+            self._began = at
+        rate_kbps = self._rate_kbps
+        for since, step_kbps in self._model.steps:
+            if self._began + since > at:
+                return rate_kbps, self._began + since
+            rate_kbps = step_kbps
+        return rate_kbps, float("inf")
 
     def _in_order(self, arrival: float) -> float:
         self._last_arrival = max(self._last_arrival, arrival)

@@ -22,7 +22,7 @@ from pipeline.errors import TransportError
 from pipeline.transports.base import EdgeCall, OnEdgeEvent, OnServerEvent, OnTraffic, SessionHandle, Traffic, split_url
 from pipeline.transports.edge_pump import EdgePump
 from pipeline.transports.keys import ClientKeys, ServerKeys
-from pipeline.transports.link_model import LinkModel
+from pipeline.transports.link_model import LinkModel, SharedLink
 from pipeline.transports.server_pump import Connection, Sent, ServerPump
 from pipeline.wire.directory import PeerInfo, SessionDirectory
 from pipeline.wire.edge_session import EdgeSession
@@ -62,12 +62,17 @@ class MemoryNetwork:
         session: EdgeSession,
         on_event: OnEdgeEvent,
         *,
-        link: LinkModel | None = None,
+        link: LinkModel | SharedLink | None = None,
         on_traffic: OnTraffic | None = None,
         key: bytes = b"",
         skew_s: float = 0.0,
+        part_bytes: int = 0,
     ) -> MemoryEdge:
-        """An edge of that server. `key`: what it authenticates with; `skew_s`: its clock minus the network's."""
+        """An edge of that server. `key`: what it authenticates with; `skew_s`: its clock minus the network's;
+        `part_bytes`: frames go in datagrams of at most so many bytes, each lost on its own (0: whole).
+        """
+        if part_bytes:
+            session.part_bytes = part_bytes
         edge = MemoryEdge(self, name, session, on_event, link, on_traffic, key, skew_s)
         self.edges.append(edge)
         self._wake()
@@ -161,9 +166,7 @@ class MemoryNetwork:
 class MemoryServer:
     """See ServerTransport."""
 
-    def __init__(
-        self, network: MemoryNetwork, name: str, directory: SessionDirectory, on_event: OnServerEvent
-    ) -> None:
+    def __init__(self, network: MemoryNetwork, name: str, directory: SessionDirectory, on_event: OnServerEvent) -> None:
         self.url = f"memory://{name}"
         self._network = network
         self._name = name
@@ -225,7 +228,7 @@ class MemoryEdge:
         name: str,
         session: EdgeSession,
         on_event: OnEdgeEvent,
-        link: LinkModel | None,
+        link: LinkModel | SharedLink | None,
         on_traffic: OnTraffic | None,
         key: bytes,
         skew_s: float,

@@ -22,7 +22,7 @@ from pipeline.wire import messages
 from pipeline.wire.directory import PeerInfo, Refusal, SessionDirectory
 from pipeline.wire.messages import Goodbye, Hello
 from pipeline.wire.server_session import ServerSession
-from pipeline.wire.session import NEVER, Outgoing, one_line
+from pipeline.wire.session import NEVER, Outgoing, channel_of, one_line
 from pipeline.wire.states import CLOSED, OPEN
 
 log = logging.getLogger("frankenstream.transports")
@@ -122,6 +122,7 @@ class ServerPump:
         """A message arrived; `peer` is asked who it is when the connection is new."""
         self.stats.received_messages += 1
         self.stats.received_bytes += len(data)
+        self.stats.bytes_by_channel["up", channel_of(data)] += len(data)
         now = self._clock()
         handle = self._connections.get(connection)
         if handle is None:
@@ -224,6 +225,7 @@ class ServerPump:
             handle.unsent = None
             self.stats.sent_messages += 1
             self.stats.sent_bytes += len(outgoing.data)
+            self.stats.bytes_by_channel["down", outgoing.channel] += len(outgoing.data)
             return True
         if sent is Sent.LATER:
             handle.unsent = outgoing
@@ -324,7 +326,11 @@ class ServerPump:
         for handle in list(self._handles.values()):
             if handle.session.state == OPEN:
                 handle.session.goodbye(
-                    "draining", "this server is stopping", self._clock(), resumable=True, peer=peer,
+                    "draining",
+                    "this server is stopping",
+                    self._clock(),
+                    resumable=True,
+                    peer=peer,
                     retry_after_s=retry_after_s,
                 )
                 self._pump(handle)

@@ -18,6 +18,7 @@ from pipeline.transports import (
     connect,
     listen,
 )
+from pipeline.transports.access import ClientAccess, ServerAccess
 from pipeline.transports.keys import generate
 from pipeline.wire import EdgeSession, ServerSession, SessionDirectory, StageMarks
 from pipeline.wire.events import EdgeEvent, FrameReceived, ServerEvent
@@ -39,11 +40,12 @@ class AnsweringServer:
         keys: ServerKeys | None = None,
         directory: SessionDirectory | None = None,
         answering: bool = True,
+        access: ServerAccess | None = None,
     ) -> None:
         self.events: list[tuple[SessionHandle, ServerEvent]] = []
         self.answering = answering
         self.directory = make_directory() if directory is None else directory
-        self.transport: ServerTransport = listen(url, self.directory, self._on_event, keys=keys)
+        self.transport: ServerTransport = listen(url, self.directory, self._on_event, keys=keys, access=access)
 
     @property
     def url(self) -> str:
@@ -65,13 +67,19 @@ class StreamingEdge:
     """An edge; `send` captures and offers one frame, `wait` blocks until a condition holds."""
 
     def __init__(
-        self, url: str, *, keys: ClientKeys | None = None, link: LinkModel | None = None, **session: Any
+        self,
+        url: str,
+        *,
+        keys: ClientKeys | None = None,
+        link: LinkModel | None = None,
+        access: ClientAccess | None = None,
+        **session: Any,
     ) -> None:
         self.session = EdgeSession(**{"codec_id": CODEC_ID, "budget_ms": 10_000, **session})
         self.events: list[EdgeEvent] = []
         self._changed = threading.Condition()
         self._next = 0
-        self.transport: EdgeTransport = connect(url, self.session, self._on_event, keys=keys, link=link)
+        self.transport: EdgeTransport = connect(url, self.session, self._on_event, keys=keys, link=link, access=access)
 
     def __enter__(self) -> StreamingEdge:
         return self

@@ -19,7 +19,9 @@ from tests.pipeline.transports.streams import AnsweringServer, StreamingEdge, ev
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """One URL a scheme."""
     return {
-        "tcp": "tcp://127.0.0.1:0", "ipc": f"ipc://{tmp_path}/server", "memory": f"memory://{tmp_path}",
+        "tcp": "tcp://127.0.0.1:0",
+        "ipc": f"ipc://{tmp_path}/server",
+        "memory": f"memory://{tmp_path}",
     }[request.param]
 
 

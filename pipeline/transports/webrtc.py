@@ -1,0 +1,80 @@
+"""WebRTC: webrtc+http:// and webrtc+https://, three data channels, signalling on the server's HTTP port.
+
+For browsers and for edges behind NAT: UDP, so that a lost packet holds up nothing but itself, and a way through home
+routers. It costs about ten times the CPU of ZeroMQ. Where UDP is blocked, the edge goes over to WebSocket on the same
+port, says so, and tries again later.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline import clock as clocks
+from pipeline.clock import Clock
+from pipeline.transports.access import ClientAccess, ServerAccess
+from pipeline.transports.asyncio_edge import AsyncioEdge, Hooks, Route
+from pipeline.transports.base import OnEdgeEvent, OnServerEvent, OnTraffic
+from pipeline.transports.http_address import HttpAddress
+from pipeline.transports.keys import ClientKeys, ServerKeys
+from pipeline.transports.link_model import LinkModel
+from pipeline.transports.webrtc_edge import WebRtcRoute
+from pipeline.transports.websocket_edge import WebSocketConnection, WebSocketRoute
+from pipeline.wire.directory import SessionDirectory
+from pipeline.wire.edge_session import EdgeSession
+
+if TYPE_CHECKING:
+    from pipeline.transports.http_listener import HttpListener
+
+TAKES_ACCESS = True
+
+
+class _FallbackRoute(WebSocketRoute):
+    """WebSocket on the HTTP port of a webrtc+http(s) URL."""
+
+    async def open(self, url: str, hooks: Hooks) -> WebSocketConnection:
+        """See Route."""
+        address = HttpAddress.parse(url)
+        scheme = "wss" if address.tls else "ws"
+        return await super().open(f"{scheme}://{address.authority}", hooks)
+
+
+def connect(
+    url: str,
+    session: EdgeSession,
+    on_event: OnEdgeEvent,
+    *,
+    keys: ClientKeys | None = None,
+    link: LinkModel | None = None,
+    on_traffic: OnTraffic | None = None,
+    clock: Clock = clocks.monotonic,
+    access: ClientAccess | None = None,
+) -> AsyncioEdge:
+    """See transports.base. `keys` are ZeroMQ's and mean nothing here."""
+    HttpAddress.parse(url)
+    access = access or ClientAccess()
+    routes: list[Route] = [WebRtcRoute(access, clock)]
+    if access.fallback:
+        routes.append(_FallbackRoute(access))
+    return AsyncioEdge(url, session, on_event, routes, link=link, on_traffic=on_traffic, clock=clock)
+
+
+def check_listen(url: str, keys: ServerKeys | None, access: ServerAccess | None = None) -> None:
+    """See transports.base."""
+    from pipeline.transports.http_listener import check_address  # An edge has no aiohttp.
+
+    check_address(url, access or ServerAccess())
+
+
+def listen(
+    url: str,
+    directory: SessionDirectory,
+    on_event: OnServerEvent,
+    *,
+    keys: ServerKeys | None = None,
+    clock: Clock = clocks.monotonic,
+    access: ServerAccess | None = None,
+) -> HttpListener:
+    """See transports.base."""
+    from pipeline.transports.http_listener import HttpListener
+
+    return HttpListener(url, directory, on_event, access=access or ServerAccess(), clock=clock)
