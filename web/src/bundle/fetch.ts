@@ -1,0 +1,103 @@
+/**
+ * The edge half of the server's bundle, over the wire. A first connection asks which bundle the server has; a second one
+ * names it, which is what the server asks of an edge before it hands a bundle out, and fetches the parts. Kept in the
+ * browser's cache by its id, where the browser has one (HTTPS, or this machine).
+ */
+import { BundleError, TransportError } from "../errors";
+import { streamUrl, WebSocketTransport } from "../transport/websocket";
+import type { EdgeEvent } from "../wire/events";
+import type { Welcome } from "../wire/messages";
+import { EdgeSession } from "../wire/session";
+
+const CACHE = "frankenstream-bundles";
+
+/** The server wants another token, or one at all. */
+export class Unauthorised extends TransportError {}
+
+export interface Fetched {
+  welcome: Welcome;
+  bundle: Uint8Array;
+}
+
+/** `onTrouble` hears in words while there is no connection; it goes on until there is one. Throws Unauthorised. */
+export async function fetchBundle(
+  token: string, onTrouble: (reason: string) => void, signal: AbortSignal,
+): Promise<Fetched> {
+  const welcome = await ask<Welcome>(token, "", onTrouble, signal, (event, _, resolve) => {
+    if (event.type === "Connected") resolve(event.welcome);
+  });
+  const cached = await fromCache(welcome.codec_id);
+  if (cached) return { welcome, bundle: cached };
+  const bundle = await ask(token, welcome.codec_id, onTrouble, signal, partsInto(welcome.codec_id));
+  await check(bundle, welcome.codec_id);
+  await toCache(welcome.codec_id, bundle);
+  return { welcome, bundle };
+}
+
+type Step<T> = (event: EdgeEvent, transport: WebSocketTransport, resolve: (value: T) => void) => void;
+
+/** One connection for one question. */
+async function ask<T>(
+  token: string, codecId: string, onTrouble: (reason: string) => void, signal: AbortSignal, step: Step<T>,
+): Promise<T> {
+  let transport: WebSocketTransport | null = null;
+  try {
+    return await new Promise<T>((resolve, reject) => {
+      signal.addEventListener("abort", () => reject(new TransportError("stopped")), { once: true });
+      const onEvent = (event: EdgeEvent): void => {
+        if (event.type === "Disconnected") onTrouble(event.reason);
+        else if (event.type === "Closed") {
+          const detail = event.detail || event.reason;
+          reject(event.reason === "unauthorised" ? new Unauthorised(detail) : new TransportError(detail));
+        } else if (transport) step(event, transport, resolve);
+      };
+      transport = new WebSocketTransport(streamUrl(), new EdgeSession({ codecId, client: "web page" }), onEvent, token);
+    });
+  } finally {
+    (transport as WebSocketTransport | null)?.close();
+  }
+}
+
+function partsInto(codecId: string): Step<Uint8Array> {
+  let bytes = new Uint8Array(0);
+  let have = 0;
+  return (event, transport, resolve) => {
+    if (event.type === "Connected") {
+      have = 0;
+      transport.call((session) => session.requestBundle(codecId, 0));
+    }
+    if (event.type !== "BundlePartReceived" || event.part.offset !== have) return;
+    if (have === 0) bytes = new Uint8Array(event.part.total);
+    bytes.set(event.part.part, have);
+    have += event.part.part.length;
+    if (have >= event.part.total) resolve(bytes);
+    else transport.call((session) => session.requestBundle(codecId, have));
+  };
+}
+
+/** The id is the SHA-256 over `path NUL sha256 LF` of the files (pipeline/bundle/files.py). */
+async function check(bundle: Uint8Array, codecId: string): Promise<void> {
+  if (!crypto.subtle) return; // Plain HTTP beyond this machine: nothing could be trusted anyway.
+  const { readZip } = await import("./zip");
+  const hex = async (data: Uint8Array): Promise<string> => {
+    const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", data as Uint8Array<ArrayBuffer>));
+    return Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  };
+  const lines = await Promise.all(
+    [...readZip(bundle)].sort(([a], [b]) => (a < b ? -1 : 1)).map(async ([path, data]) => `${path}\0${await hex(data)}\n`),
+  );
+  const found = await hex(new TextEncoder().encode(lines.join("")));
+  if (found !== codecId) throw new BundleError(`the server's bundle is ${found.slice(0, 12)}, it promised ${codecId.slice(0, 12)}`);
+}
+
+async function fromCache(codecId: string): Promise<Uint8Array | null> {
+  if (!("caches" in self)) return null;
+  const found = await (await caches.open(CACHE)).match(`/${codecId}`);
+  return found ? new Uint8Array(await found.arrayBuffer()) : null;
+}
+
+async function toCache(codecId: string, bundle: Uint8Array): Promise<void> {
+  if (!("caches" in self)) return;
+  await caches.delete(CACHE); // One bundle is enough.
+  await (await caches.open(CACHE)).put(`/${codecId}`, new Response(bundle as Uint8Array<ArrayBuffer>));
+}

@@ -1,0 +1,223 @@
+/** Symbols to a bitstream. The encoding half of pipeline/codec/latent_codec.py; equal bytes for equal symbols. */
+import { BitstreamError, BundleError } from "../errors";
+import { LATENT_SIDE_MAX, PAYLOAD_BYTES_MAX, SYMBOL_MAGNITUDE_MAX } from "../limits";
+import { packHeader } from "./bitstream";
+import { contextValues, hasChanges, hasCheckerboard, termValues, type Contexts, type Term } from "./contexts";
+import { layerCheck, Steps } from "./range_coder";
+import type { Tables, TableSet } from "./tables";
+
+/** A frame that both ends hold: `layers` of its symbols [C, H, W]. */
+export interface Reference {
+  epoch: number;
+  frame: number;
+  layers: number;
+  symbols: Int16Array;
+}
+
+export interface Grid {
+  height: number;
+  width: number;
+}
+
+/** What coding a layer needs. */
+interface Job extends Grid {
+  set: TableSet;
+  terms: readonly Term[][];
+  point: number;
+  symbols: Int16Array;
+  held: Int16Array | null;
+}
+
+export class LatentCodec {
+  readonly channels: number;
+  /** First channel of each layer, and the number of channels. */
+  private readonly layerFirst: number[];
+  private readonly steps = new Steps();
+  private context = new Uint16Array(0);
+  /** In how many channels so far the symbol is not its prediction; only kept where a term of kind `changes` asks. */
+  private changed = new Uint16Array(0);
+
+  constructor(
+    readonly layers: readonly number[],
+    readonly contexts: Contexts,
+    readonly tables: Tables,
+  ) {
+    this.layerFirst = [0];
+    for (const channels of layers) this.layerFirst.push(this.layerFirst.at(-1)! + channels);
+    this.channels = this.layerFirst.at(-1)!;
+    if (this.channels !== tables.channels) {
+      throw new BundleError(`tables are for ${tables.channels} channels, the layers have ${this.channels}`);
+    }
+    this.checkContexts(contexts.intra, tables.intra);
+    if (contexts.inter) this.checkContexts(contexts.inter, tables.inter);
+  }
+
+  get takesReferences(): boolean {
+    return this.contexts.inter !== null;
+  }
+
+  /** The channels of a reference that both ends hold, [c, H, W]. */
+  heldSymbols(reference: Reference): Int16Array {
+    const places = reference.symbols.length / this.channels;
+    return reference.symbols.subarray(0, this.layerFirst[reference.layers]! * places);
+  }
+
+  /** Bitstream of a frame. `symbols` is [C, H, W]; `layers` sends only the first ones. Throws BitstreamError. */
+  encode(
+    symbols: Int16Array, grid: Grid, operatingPoint: number,
+    { layers = this.layers.length, reference = null }: { layers?: number; reference?: Reference | null } = {},
+  ): Uint8Array {
+    this.check(symbols, grid, operatingPoint, layers, reference);
+    const set = reference ? this.tables.inter! : this.tables.intra;
+    const terms = reference ? this.contexts.inter! : this.contexts.intra;
+    const held = reference ? this.withFill(reference) : null;
+    const job: Job = { ...grid, set, terms, point: operatingPoint, symbols, held };
+    const places = grid.height * grid.width;
+    if (this.context.length !== places) {
+      this.context = new Uint16Array(places);
+      this.changed = new Uint16Array(places);
+    }
+    this.changed.fill(0);
+    const parts: Uint8Array[] = [];
+    for (let layer = 0; layer < layers; layer++) parts.push(this.encodeLayer(job, layer));
+    return assemble(parts, grid, operatingPoint, reference);
+  }
+
+  private encodeLayer(job: Job, layer: number): Uint8Array {
+    const places = job.height * job.width;
+    const first = this.layerFirst[layer]!;
+    const end = this.layerFirst[layer + 1]!;
+    const countsChanges = job.terms.some(hasChanges);
+    this.steps.clear();
+    let allPredicted = true;
+    for (let channel = first; channel < end; channel++) {
+      const predicted = this.isPredicted(job, channel);
+      allPredicted &&= predicted;
+      if (this.addSkip(job, channel, predicted)) continue;
+      contextValues(
+        job.terms[layer]!, { ...job, reference: job.held, changed: this.changed, channel, channelInLayer: channel - first },
+        this.context,
+      );
+      this.addChannel(job, channel, hasCheckerboard(job.terms[layer]!));
+      if (countsChanges && !predicted) this.countChanges(job, channel);
+    }
+    if (allPredicted) return new Uint8Array(0);
+    return this.steps.encode(layerCheck(job.symbols, first * places, end * places, layer));
+  }
+
+  /** Adds the skip flag if the channel has one. True: nothing more follows. */
+  private addSkip({ set, point }: Job, channel: number, predicted: boolean): boolean {
+    const share = set.skip[point * this.channels + channel]!;
+    if (!share) return false;
+    const rest = (1 << this.tables.precision) - share;
+    if (predicted) this.steps.slot(rest, share, this.tables.precision);
+    else this.steps.slot(0, rest, this.tables.precision);
+    return predicted;
+  }
+
+  private isPredicted({ symbols, held, height, width }: Job, channel: number): boolean {
+    const places = height * width;
+    const fill = this.tables.fill[channel]!;
+    for (let at = channel * places, end = at + places; at < end; at++) {
+      if (symbols[at] !== (held ? held[at] : fill)) return false;
+    }
+    return true;
+  }
+
+  private countChanges({ symbols, held, height, width }: Job, channel: number): void {
+    const places = height * width;
+    const first = channel * places;
+    const fill = this.tables.fill[channel]!;
+    for (let place = 0; place < places; place++) {
+      if (symbols[first + place] !== (held ? held[first + place] : fill)) this.changed[place]!++;
+    }
+  }
+
+  private addChannel(job: Job, channel: number, checkerboard: boolean): void {
+    const { height, width } = job;
+    const row0 = job.point * job.set.rowLength + job.set.contextFirst[channel]!;
+    if (!checkerboard) {
+      for (let place = 0; place < height * width; place++) this.addSymbol(job, channel, place, row0);
+      return;
+    }
+    for (let half = 0; half < 2; half++) {
+      for (let row = 0; row < height; row++) {
+        for (let column = (row + half) & 1; column < width; column += 2) {
+          this.addSymbol(job, channel, row * width + column, row0);
+        }
+      }
+    }
+  }
+
+  private addSymbol({ symbols, set, height, width }: Job, channel: number, place: number, row0: number): void {
+    const { low, size, first, freq, start, precision } = this.tables;
+    const table = set.index[row0 + this.context[place]!]!;
+    const symbol = symbols[channel * height * width + place]!;
+    const count = size[table]! - 1;
+    const slot = symbol - low[table]!;
+    const escaped = slot < 0 || slot >= count;
+    const at = first[table]! + (escaped ? count : slot);
+    this.steps.slot(start[at]!, freq[at]!, precision);
+    if (escaped) this.steps.escape(symbol, low[table]!, count);
+  }
+
+  /** A reference whose channels beyond its layers are fill. */
+  private withFill(reference: Reference): Int16Array {
+    const places = reference.symbols.length / this.channels;
+    const from = this.layerFirst[reference.layers]!;
+    if (from === this.channels) return reference.symbols;
+    const held = reference.symbols.slice();
+    for (let channel = from; channel < this.channels; channel++) {
+      held.fill(this.tables.fill[channel]!, channel * places, (channel + 1) * places);
+    }
+    return held;
+  }
+
+  private check(symbols: Int16Array, grid: Grid, point: number, layers: number, reference: Reference | null): void {
+    const places = grid.height * grid.width;
+    if (grid.height > LATENT_SIDE_MAX || grid.width > LATENT_SIDE_MAX || symbols.length !== this.channels * places) {
+      throw new BitstreamError(`${symbols.length} symbols do not fill ${this.channels}x${grid.height}x${grid.width}`);
+    }
+    if (!(point >= 0 && point < this.tables.points) || layers < 1 || layers > this.layers.length) {
+      throw new BitstreamError(`operating point ${point} or ${layers} layers are not in the bundle`);
+    }
+    if (reference && (!this.takesReferences || reference.symbols.length !== symbols.length)) {
+      throw new BitstreamError("the reference does not fit the frame");
+    }
+    for (const symbol of symbols) {
+      if (symbol > SYMBOL_MAGNITUDE_MAX || symbol < -SYMBOL_MAGNITUDE_MAX) {
+        throw new BitstreamError(`a symbol is ${symbol}, limit ±${SYMBOL_MAGNITUDE_MAX}`);
+      }
+    }
+  }
+
+  private checkContexts(terms: readonly Term[][], set: TableSet | null): void {
+    if (!set) throw new BundleError("the bundle declares inter contexts, its tables have none: fetch it again");
+    terms.forEach((layerTerms, layer) => {
+      const count = layerTerms.reduce((product, term) => product * termValues(term), 1);
+      for (let channel = this.layerFirst[layer]!; channel < this.layerFirst[layer + 1]!; channel++) {
+        if (set.contexts[channel] !== count) {
+          throw new BundleError(`tables have ${set.contexts[channel]} contexts for channel ${channel}, expected ${count}`);
+        }
+      }
+    });
+  }
+}
+
+function assemble(parts: readonly Uint8Array[], grid: Grid, point: number, reference: Reference | null): Uint8Array {
+  const header = packHeader({
+    ...grid, operatingPoint: point, lengths: parts.map((part) => part.length / 2), reference,
+  });
+  const size = parts.reduce((sum, part) => sum + part.length, header.length);
+  if (size > PAYLOAD_BYTES_MAX) {
+    throw new BitstreamError(`the frame needs ${size} bytes, limit ${PAYLOAD_BYTES_MAX}: take a lower quality`);
+  }
+  const bitstream = new Uint8Array(size);
+  bitstream.set(header);
+  let at = header.length;
+  for (const part of parts) {
+    bitstream.set(part, at);
+    at += part.length;
+  }
+  return bitstream;
+}

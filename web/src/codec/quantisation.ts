@@ -1,0 +1,41 @@
+/** Latents to symbols: scale by channel and round to even (pipeline/codec/quantisation.py and sticky.py). */
+import { SYMBOL_MAGNITUDE_MAX } from "../limits";
+
+export interface OperatingPoint {
+  name: string;
+  gain: Float32Array;
+  offset: Float32Array;
+  /** How far, in symbols, a latent may lie from its reference's symbol that is kept; 0: off. */
+  stickyThreshold: number;
+  /** Measured mean payload, in bytes; 0: not measured. */
+  bytesMean: number;
+  /** Measured loss in points; null: not measured. */
+  lossPoints: number | null;
+}
+
+/** Adding and taking away 1.5 · 2^52 rounds a double to the nearest whole number, halves to even. */
+const ROUND = 6_755_399_441_055_744;
+
+/**
+ * Symbols [C, H, W] of a latent [C, H, W]. NaN becomes 0. With `held`, symbols of a reference [c, H, W], those are kept
+ * where the latent lies within the point's sticky threshold of them.
+ */
+export function quantise(latent: Float32Array, point: OperatingPoint, held: Int16Array | null = null): Int16Array {
+  const channels = point.gain.length;
+  const places = latent.length / channels;
+  const symbols = new Int16Array(latent.length);
+  const reach = held && point.stickyThreshold > 0.5 ? point.stickyThreshold : -1;
+  for (let channel = 0, at = 0; channel < channels; channel++) {
+    const gain = point.gain[channel]!;
+    const offset = point.offset[channel]!;
+    for (let place = 0; place < places; place++, at++) {
+      const scaled = Math.fround(Math.fround(latent[at]! * gain) - offset);
+      if (reach > 0 && at < held!.length && Math.abs(scaled - held![at]!) <= reach) {
+        symbols[at] = held![at]!;
+      } else {
+        symbols[at] = Math.max(-SYMBOL_MAGNITUDE_MAX, Math.min(SYMBOL_MAGNITUDE_MAX, scaled + ROUND - ROUND));
+      }
+    }
+  }
+  return symbols;
+}

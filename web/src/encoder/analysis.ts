@@ -1,0 +1,88 @@
+/** The bundle's analysis in ONNX Runtime's WebAssembly, from our own files: nothing is fetched from elsewhere. */
+import type { InferenceSession, Tensor } from "onnxruntime-web";
+import { EngineError } from "../errors";
+
+interface Runtime {
+  env: { wasm: { numThreads: number; wasmBinary: ArrayBuffer; proxy: boolean }; logLevel: string };
+  InferenceSession: typeof InferenceSession;
+  Tensor: typeof Tensor;
+}
+
+const RUNS_MEASURED = 5;
+const THREADS_MAX = 4;
+
+let runtime: Runtime | null = null;
+let threads = 1;
+
+/** Loads ONNX Runtime from `folder` (a URL that ends with /). Throws EngineError. */
+async function loadRuntime(folder: string): Promise<Runtime> {
+  if (runtime) return runtime;
+  const loaded = (await import(/* @vite-ignore */ `${folder}ort.wasm.bundle.min.mjs`)) as Runtime;
+  const response = await fetch(`${folder}ort-wasm-simd-threaded.wasm.gz`);
+  if (!response.ok || !response.body) throw new EngineError(`ONNX Runtime could not be loaded: HTTP ${response.status}`);
+  loaded.env.wasm.wasmBinary = await new Response(await unzipped(response)).arrayBuffer();
+  threads = self.crossOriginIsolated ? Math.min(THREADS_MAX, Math.max(1, navigator.hardwareConcurrency >> 1)) : 1;
+  loaded.env.wasm.numThreads = threads;
+  loaded.env.logLevel = "error";
+  runtime = loaded;
+  return loaded;
+}
+
+/** The file is stored compressed (4 instead of 14 MB). A server that says so has the browser unpack it already. */
+async function unzipped(response: Response): Promise<ReadableStream<Uint8Array<ArrayBuffer>> | null> {
+  const body = response.body!;
+  if (response.headers.get("Content-Encoding") === "gzip") return body;
+  if (typeof DecompressionStream === "undefined") {
+    throw new EngineError("this browser is too old to unpack the encoder: update it, or send pictures instead");
+  }
+  return body.pipeThrough(new DecompressionStream("gzip"));
+}
+
+export class Analysis {
+  private constructor(
+    private readonly session: InferenceSession,
+    private readonly tensor: typeof Tensor,
+    private readonly size: number,
+    /** For people: precision, threads, measured milliseconds. */
+    readonly description: string,
+    readonly ms: number,
+  ) {}
+
+  /** Loads the forms that are allowed and keeps the faster one. Throws EngineError. */
+  static async load(folder: string, size: number, forms: { fp32: Uint8Array; int8: Uint8Array | null }): Promise<Analysis> {
+    try {
+      const { InferenceSession, Tensor } = await loadRuntime(folder);
+      let best: Analysis | null = null;
+      for (const [precision, model] of Object.entries(forms)) {
+        if (!model) continue;
+        const session = await InferenceSession.create(model, { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
+        const ms = await measured(session, Tensor, size);
+        const text = `${precision}, WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}, ${ms.toFixed(1)} ms`;
+        if (!best || ms < best.ms) best = new Analysis(session, Tensor, size, text, ms);
+      }
+      return best!;
+    } catch (error) {
+      if (error instanceof EngineError) throw error;
+      throw new EngineError(`the encoder does not run in this browser: ${String(error)}`);
+    }
+  }
+
+  /** RGB planes [3, S, S] in [0, 1] to the latent [C, H, W]. */
+  async run(image: Float32Array): Promise<{ latent: Float32Array; height: number; width: number }> {
+    const output = await this.session.run({ image: new this.tensor("float32", image, [1, 3, this.size, this.size]) });
+    const latent = output.latent!;
+    return { latent: latent.data as Float32Array, height: latent.dims[2]!, width: latent.dims[3]! };
+  }
+}
+
+/** The least of a few runs: the others were disturbed. */
+async function measured(session: InferenceSession, Tensor_: typeof Tensor, size: number): Promise<number> {
+  const image = new Tensor_("float32", new Float32Array(3 * size * size).fill(0.5), [1, 3, size, size]);
+  let least = Infinity;
+  for (let run = 0; run < RUNS_MEASURED; run++) {
+    const before = performance.now();
+    await session.run({ image });
+    least = Math.min(least, performance.now() - before);
+  }
+  return least;
+}

@@ -1,0 +1,55 @@
+/** The page's side of the encoder's worker. One picture at a time. */
+import { pageOrigin } from "../clock";
+import { EngineError } from "../errors";
+import type { PayloadKind } from "../wire/frames";
+import type { FromWorker, ToWorker } from "./protocol";
+
+export type Loaded = FromWorker & { type: "loaded" };
+export type Encoded = FromWorker & { type: "encoded" };
+
+export class Encoder {
+  /** A picture is being encoded. */
+  busy = false;
+  onEncoded: (encoded: Encoded) => void = () => {};
+  onFailed: (frame: number, message: string) => void = () => {};
+  private readonly worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
+
+  /** Unpacks the bundle and starts ONNX Runtime. Rejects with EngineError. */
+  load(bundle: Uint8Array): Promise<Loaded> {
+    return new Promise((resolve, reject) => {
+      this.worker.onerror = (event) => reject(new EngineError(`the encoder's worker failed: ${event.message}`));
+      this.worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
+        switch (data.type) {
+          case "loaded": resolve(data); break;
+          case "failed": reject(new EngineError(data.message)); break;
+          case "encoded":
+            this.busy = false;
+            this.onEncoded(data);
+            break;
+          case "encode_failed":
+            this.busy = false;
+            this.onFailed(data.frame, data.message);
+            break;
+        }
+      };
+      this.tell({ type: "load", bundle, ortFolder: new URL("ort/", document.baseURI).href, origin: pageOrigin() });
+    });
+  }
+
+  encode(frame: number, capturedAt: number, picture: VideoFrame | ImageBitmap): void {
+    this.busy = true;
+    this.tell({ type: "encode", frame, capturedAt, picture }, [picture]);
+  }
+
+  setQuality(point: number, kind: PayloadKind): void {
+    this.tell({ type: "quality", point, kind });
+  }
+
+  tell(message: ToWorker, transfer: Transferable[] = []): void {
+    this.worker.postMessage(message, transfer);
+  }
+
+  close(): void {
+    this.worker.terminate();
+  }
+}

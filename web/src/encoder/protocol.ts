@@ -1,0 +1,23 @@
+/** What page and worker say to each other. */
+import type { PayloadKind } from "../wire/frames";
+import type { StageMarks } from "../wire/stages";
+
+export type ToWorker =
+  | { type: "load"; bundle: Uint8Array; ortFolder: string; origin: number }
+  | { type: "quality"; point: number; kind: PayloadKind }
+  | { type: "opened"; referenceWindow: number; referenceEpoch: number }
+  | { type: "answered"; frame: number; decodedLayers: number }
+  | { type: "dropped"; frame: number; cause: string }
+  | { type: "encode"; frame: number; capturedAt: number; picture: VideoFrame | ImageBitmap };
+
+export interface PointInfo {
+  name: string;
+  bytesMean: number;
+  lossPoints: number | null;
+}
+
+export type FromWorker =
+  | { type: "loaded"; points: PointInfo[]; defaultPoint: number; size: number; analysis: string; description: string }
+  | { type: "failed"; message: string }
+  | { type: "encoded"; frame: number; payload: Uint8Array; kind: PayloadKind; marks: StageMarks; referenced: boolean }
+  | { type: "encode_failed"; frame: number; message: string };

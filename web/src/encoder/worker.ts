@@ -1,0 +1,183 @@
+/** The encoder's worker: a picture in, a bitstream (or a JPEG) out, away from the page so that it never stutters. */
+import { EdgeBundle } from "../bundle/edge_bundle";
+import { monotonic, setOrigin } from "../clock";
+import type { Grid } from "../codec/latent_codec";
+import { quantise } from "../codec/quantisation";
+import { EngineError, InputError } from "../errors";
+import type { PayloadKind } from "../wire/frames";
+import { Analysis } from "./analysis";
+import { AreaResize } from "./preprocess";
+import type { FromWorker, ToWorker } from "./protocol";
+import { ReferenceShelf } from "./references";
+
+/** Larger squares are first drawn at this many times the encoder's size: reading a whole 4K frame takes longer than the rest. */
+const OVERSAMPLING_MAX = 2.5;
+/** Squares up to this many times the encoder's size are read from a video frame directly, without a canvas: a third of the time. */
+const COPY_MAX = 4;
+/** A frame is coded alone too, to compare, if its way with a reference takes more than this part of the last one alone. */
+const WORTH_COMPARING = 0.8;
+const JPEG_QUALITY = 0.9;
+
+let bundle: EdgeBundle;
+let analysis: Analysis | null = null;
+let point = 0;
+let kind: PayloadKind = "bitstream";
+let lastAloneBytes = 0;
+const references = new ReferenceShelf();
+const resizes = new Map<number, AreaResize>();
+let copyBuffer = new Uint8ClampedArray(0);
+let canCopy = true;
+let canvas: OffscreenCanvas;
+let context: OffscreenCanvasRenderingContext2D;
+
+function tell(message: FromWorker, transfer: Transferable[] = []): void {
+  self.postMessage(message, { transfer });
+}
+
+async function load({ bundle: zip, ortFolder, origin }: ToWorker & { type: "load" }): Promise<void> {
+  setOrigin(origin);
+  try {
+    bundle = new EdgeBundle(zip);
+    point = bundle.defaultPoint;
+    analysis = await Analysis.load(ortFolder, bundle.size, { fp32: bundle.fp32, int8: bundle.int8 });
+  } catch (error) {
+    tell({ type: "failed", message: words(error) });
+    return;
+  }
+  tell({
+    type: "loaded", points: bundle.points.map(({ name, bytesMean, lossPoints }) => ({ name, bytesMean, lossPoints })),
+    defaultPoint: bundle.defaultPoint, size: bundle.size, analysis: bundle.analysisName, description: analysis.description,
+  });
+}
+
+async function encode({ frame, capturedAt, picture }: ToWorker & { type: "encode" }): Promise<void> {
+  const captureDone = monotonic();
+  try {
+    const encoded = kind === "jpeg" ? await asJpeg(picture) : await asBitstream(frame, picture);
+    tell(
+      {
+        type: "encoded", frame, payload: encoded.payload, kind: encoded.kind, referenced: encoded.referenced,
+        marks: { capturedAt, captureDone, ...encoded.marks, encodeDone: monotonic() },
+      },
+      [encoded.payload.buffer as ArrayBuffer],
+    );
+  } catch (error) {
+    tell({ type: "encode_failed", frame, message: words(error) });
+  } finally {
+    picture.close();
+  }
+}
+
+interface Encoded {
+  payload: Uint8Array;
+  kind: PayloadKind;
+  referenced: boolean;
+  marks: { preprocessDone: number; analysisDone: number };
+}
+
+async function asBitstream(frame: number, picture: VideoFrame | ImageBitmap): Promise<Encoded> {
+  if (!analysis) throw new EngineError("the encoder is not loaded");
+  const image = await preprocess(picture, bundle.size);
+  const preprocessDone = monotonic();
+  const { latent, height, width } = await analysis.run(image);
+  const analysisDone = monotonic();
+  const choice = choose(latent, { height, width });
+  references.keep(frame, choice.symbols);
+  return { ...choice, kind: "bitstream", marks: { preprocessDone, analysisDone } };
+}
+
+/** Against the newest frame that the server has, or alone where that is shorter: the scene has changed. */
+function choose(latent: Float32Array, grid: Grid): { symbols: Int16Array; payload: Uint8Array; referenced: boolean } {
+  const { codec, points } = bundle;
+  const reference = codec.takesReferences ? references.newest : null;
+  if (reference) {
+    const symbols = quantise(latent, points[point]!, codec.heldSymbols(reference));
+    const payload = codec.encode(symbols, grid, point, { reference });
+    if (payload.length < WORTH_COMPARING * lastAloneBytes) return { symbols, payload, referenced: true };
+    const alone = encodeAlone(latent, grid);
+    return payload.length <= alone.payload.length ? { symbols, payload, referenced: true } : alone;
+  }
+  return encodeAlone(latent, grid);
+}
+
+function encodeAlone(latent: Float32Array, grid: Grid): { symbols: Int16Array; payload: Uint8Array; referenced: boolean } {
+  const symbols = quantise(latent, bundle.points[point]!);
+  const payload = bundle.codec.encode(symbols, grid, point);
+  lastAloneBytes = payload.length;
+  return { symbols, payload, referenced: false };
+}
+
+async function asJpeg(picture: VideoFrame | ImageBitmap): Promise<Encoded> {
+  draw(picture, bundle.size);
+  const preprocessDone = monotonic();
+  const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: JPEG_QUALITY });
+  const payload = new Uint8Array(await blob.arrayBuffer());
+  return { payload, kind: "jpeg", referenced: false, marks: { preprocessDone, analysisDone: preprocessDone } };
+}
+
+/** The largest centred square as RGB planes [3, size, size] in [0, 1]. */
+async function preprocess(picture: VideoFrame | ImageBitmap, size: number): Promise<Float32Array> {
+  let side = Math.min(...sides(picture));
+  let pixels = "copyTo" in picture && side <= COPY_MAX * size ? await copied(picture, side) : null;
+  if (!pixels) {
+    side = Math.min(side, Math.round(size * OVERSAMPLING_MAX));
+    draw(picture, side);
+    pixels = context.getImageData(0, 0, side, side).data;
+  }
+  let resize = resizes.get(side);
+  if (!resize) resizes.set(side, (resize = new AreaResize(side, size)));
+  const image = new Float32Array(3 * size * size);
+  resize.run(pixels, image);
+  return image;
+}
+
+/** RGBA of the centred square of a video frame; null where the browser, or the frame, does not allow it. */
+async function copied(frame: VideoFrame, side: number): Promise<Uint8ClampedArray | null> {
+  const seen = frame.visibleRect;
+  const turned = "rotation" in frame && frame.rotation !== 0;
+  if (!canCopy || turned || !seen || seen.width !== frame.displayWidth || seen.height !== frame.displayHeight) return null;
+  const rect = { x: seen.x + ((seen.width - side) >> 1), y: seen.y + ((seen.height - side) >> 1), width: side, height: side };
+  if ((rect.x | rect.y | side) & 1) return null; // Colour has half the resolution.
+  try {
+    const wish = { rect, format: "RGBA" } as VideoFrameCopyToOptions;
+    if (copyBuffer.length !== 4 * side * side) copyBuffer = new Uint8ClampedArray(4 * side * side);
+    await frame.copyTo(copyBuffer, wish);
+    return copyBuffer;
+  } catch {
+    canCopy = false; // An older browser copies in the frame's own format only.
+    return null;
+  }
+}
+
+/** Draws the largest centred square to the canvas, `side` wide. */
+function draw(picture: VideoFrame | ImageBitmap, side: number): void {
+  const [width, height] = sides(picture);
+  const square = Math.min(width, height);
+  if (!square) throw new InputError("the video gave an empty picture");
+  if (!canvas) {
+    canvas = new OffscreenCanvas(side, side);
+    context = canvas.getContext("2d", { willReadFrequently: true, alpha: false })!;
+    context.imageSmoothingQuality = "high";
+  }
+  if (canvas.width !== side) canvas.width = canvas.height = side;
+  context.drawImage(picture, (width - square) >> 1, (height - square) >> 1, square, square, 0, 0, side, side);
+}
+
+function sides(picture: VideoFrame | ImageBitmap): [number, number] {
+  return "displayWidth" in picture ? [picture.displayWidth, picture.displayHeight] : [picture.width, picture.height];
+}
+
+function words(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+self.onmessage = ({ data }: MessageEvent<ToWorker>): void => {
+  switch (data.type) {
+    case "load": void load(data); break;
+    case "quality": ({ point, kind } = data); break;
+    case "opened": references.open(data.referenceWindow, data.referenceEpoch); break;
+    case "answered": references.acknowledge(data.frame, data.decodedLayers); break;
+    case "dropped": references.drop(data.frame, data.cause); break;
+    case "encode": void encode(data); break;
+  }
+};

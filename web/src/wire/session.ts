@@ -1,0 +1,398 @@
+/**
+ * A live edge session: frames in, one terminal state for each out; messages and events in between. No socket, no clock,
+ * no timer: a transport gives `now` (seconds) and moves what `pollSend` gives. The rules are those of docs/protocol.md
+ * and pipeline/wire/edge_session.py; a page has no lossless mode and sends no parts.
+ */
+import * as limits from "../limits";
+import { RemoteProtocolError } from "../errors";
+import { COMMON_CAUSES, SERVER_CAUSES, type Cause, type FrameAccount } from "./account";
+import { ClockOffset, PingSchedule } from "./clock";
+import type { EdgeEvent } from "./events";
+import { LiveFrames, type PayloadKind } from "./frames";
+import { channelOf, pack, PROTOCOL_VERSION, unpack, type Channel, type Message, type Welcome } from "./messages";
+import { micros, stagesMs, type StageMarks } from "./stages";
+
+export type State = "idle" | "opening" | "open" | "detached" | "stopping" | "closing" | "closed";
+export interface SessionOptions {
+  codecId: string;
+  client?: string;
+  tasks?: string[];
+  backbone?: string;
+  topK?: number;
+  budgetMs?: number;
+}
+
+export interface Outgoing {
+  channel: Channel;
+  message: Message;
+}
+
+const CHANNELS: Channel[] = ["control", "frames", "results"];
+const NOTHING = new Uint8Array(0);
+export class EdgeSession {
+  state: State = "idle";
+  readonly clock = new ClockOffset();
+  welcome: Welcome | null = null;
+  /** The server asked not to come back before this. */
+  reconnectAt = -Infinity;
+  tasks: string[];
+  topK: number;
+
+  private readonly pings = new PingSchedule();
+  private readonly control: (() => Message)[] = [];
+  private readonly events: EdgeEvent[] = [];
+  private readonly frames: LiveFrames;
+  private resumeToken = NOTHING;
+  private sent = 0;
+  private sentMax = 0;
+  private creditUntil = -Infinity;
+  private now = -Infinity;
+  private heardAt = -Infinity;
+  private helloUntil = Infinity;
+  private goodbyeUntil = Infinity;
+  private probeAt = Infinity;
+  private settled = 0;
+  private settledAt = -Infinity;
+
+  constructor(private readonly options: SessionOptions) {
+    this.tasks = options.tasks ?? [];
+    this.topK = options.topK ?? 1;
+    const budget = (options.budgetMs ?? limits.BUDGET_MS_DEFAULT) / 1000;
+    this.frames = new LiveFrames(budget, (event) => this.events.push(event));
+  }
+
+  // --- The connection ---------------------------------------------------------------------------------------------
+
+  get wantsConnection(): boolean {
+    return this.state === "idle" || this.state === "detached";
+  }
+
+  get usesConnection(): boolean {
+    return this.control.length > 0 || ["opening", "open", "stopping", "closing"].includes(this.state);
+  }
+
+  /** The transport is up: says Hello. */
+  connected(now: number): void {
+    this.state = "opening";
+    this.now = this.heardAt = now;
+    this.clock.reset();
+    this.control.length = 0;
+    this.helloUntil = now + limits.HELLO_TIMEOUT_MS / 1000;
+    const { codecId, client = "", backbone = "" } = this.options;
+    this.queue({
+      type: "Hello", protocol: PROTOCOL_VERSION, codec_id: codecId, client, tasks: this.tasks, backbone,
+      top_k: this.topK, lossless: false, resume_token: this.resumeToken,
+    });
+  }
+
+  /** The transport is down, or could not get up. */
+  disconnected(reason: string): void {
+    if (this.state === "closed") return;
+    if (this.state === "closing" || this.state === "stopping") {
+      this.close("done", "", true, "stopped");
+      return;
+    }
+    const was = this.state;
+    if (was === "opening" || was === "open") this.state = "detached";
+    this.hangUp(reason);
+  }
+
+  private hangUp(reason: string): void {
+    this.pings.stop();
+    this.control.length = 0;
+    this.helloUntil = this.probeAt = Infinity;
+    this.events.push({ type: "Disconnected", reason });
+  }
+
+  // --- Frames -----------------------------------------------------------------------------------------------------
+
+  /** The frame counts (docs/protocol.md, laws). */
+  get account(): FrameAccount {
+    return this.frames.account;
+  }
+
+  /** A frame was captured: it is counted, and ends in one Answered or FrameDropped. */
+  capture(frame: number, capturedAt: number): void {
+    this.frames.capture(frame, capturedAt);
+    if (!["idle", "opening", "open", "detached"].includes(this.state)) this.frames.drop(frame, "stopped");
+  }
+
+  /** The page gives a frame up before it is sent. */
+  fail(frame: number, cause: Cause, detail = ""): void {
+    if (!this.frames.isSent(frame)) this.frames.drop(frame, cause, detail);
+  }
+
+  /** The frame is encoded. It is sent when credit allows; until then a newer one supersedes it. */
+  offer(frame: number, payload: Uint8Array, marks: StageMarks, now: number, kind: PayloadKind = "bitstream"): void {
+    this.now = now;
+    const most = kind === "jpeg" ? limits.JPEG_BYTES_MAX : (this.welcome?.payload_bytes_max ?? limits.PAYLOAD_BYTES_MAX);
+    this.frames.offer(frame, payload, marks, kind, most);
+  }
+
+  /** Whether a frame that is offered now would be sent at once. */
+  canSend(now: number): boolean {
+    return this.state === "open" && this.frames.pending === null && this.credit(now) > 0;
+  }
+
+  setTasks(tasks: string[], topK: number): void {
+    this.tasks = tasks;
+    this.topK = topK;
+    if (this.state === "open") this.queue({ type: "SetTasks", tasks, top_k: topK });
+  }
+
+  requestBundle(codecId: string, offset: number): void {
+    if (this.state === "open") this.queue({ type: "BundleRequest", codec_id: codecId, offset });
+  }
+
+  /** End the session. */
+  stop(now: number): void {
+    if (this.state === "closed" || this.state === "closing") return;
+    const connected = this.state === "open" || this.state === "opening";
+    this.frames.dropAll("stopped");
+    if (!connected) {
+      this.close("done", "", true, "stopped");
+      return;
+    }
+    this.state = "closing";
+    this.goodbyeUntil = now + limits.GOODBYE_TIMEOUT_MS / 1000;
+    this.queue(this.goodbye("done", ""));
+  }
+
+  // --- Out --------------------------------------------------------------------------------------------------------
+
+  nextEvent(): EdgeEvent | undefined {
+    return this.events.shift();
+  }
+
+  /** The next message for the network. */
+  pollSend(now: number): Outgoing | null {
+    this.now = now;
+    const make = this.control.shift();
+    if (make) {
+      const message = make();
+      return { channel: channelOf(message), message };
+    }
+    const frame = this.state === "open" ? this.frames.nextToSend(now) : null;
+    if (frame === null) return null;
+    if (this.credit(now) > 0) {
+      this.settledAt = now + this.settling;
+      return { channel: "frames", message: this.frames.send(frame, ++this.sent, now) };
+    }
+    // No credit: perhaps every frame of the window was lost. A Ping tells the server what was sent.
+    if (this.probeAt === Infinity) this.probeAt = now + this.settling;
+    return null;
+  }
+
+  private credit(now: number): number {
+    return now < this.creditUntil ? Math.max(0, this.sentMax - this.sent) : 0;
+  }
+
+  /** After this long a frame has arrived or is lost: a few one-way times. */
+  private get settling(): number {
+    return Math.max(0.05, 4 * this.clock.oneWay);
+  }
+
+  // --- Timers -----------------------------------------------------------------------------------------------------
+
+  /** When `timer` must be called, or null. */
+  timerAt(): number | null {
+    if (this.state === "closed") return null;
+    let at = Math.min(this.pings.nextAt, this.helloUntil, this.goodbyeUntil, this.probeAt);
+    if (this.state === "open") at = Math.min(at, this.heardAt + limits.IDLE_TIMEOUT_MS / 1000);
+    at = Math.min(at, this.frames.nextDueAt());
+    return at === Infinity ? null : at;
+  }
+
+  timer(now: number): void {
+    this.now = now;
+    this.frames.endOverdue(now, this.state === "open");
+    if (this.state === "opening" && now >= this.helloUntil) {
+      this.state = "detached";
+      this.hangUp("the server did not answer");
+    } else if (this.state === "open" && now >= this.heardAt + limits.IDLE_TIMEOUT_MS / 1000) {
+      this.state = "detached";
+      this.hangUp("nothing from the server for 15 s");
+    } else if (this.state === "closing" && now >= this.goodbyeUntil) {
+      this.close("done", "", true, "stopped");
+    }
+    if (this.state === "closed") return;
+    if (now >= this.probeAt) {
+      this.probeAt = Infinity;
+      this.queuePing();
+    }
+    if (this.pings.due(now)) this.queuePing();
+  }
+
+  // --- In ---------------------------------------------------------------------------------------------------------
+
+  /** Bytes arrived: a channel byte and a message. Never throws for what the server did. */
+  receiveData(data: Uint8Array, now: number): void {
+    if (this.state === "closed") return;
+    try {
+      const message = unpack(data.subarray(1));
+      const channel = CHANNELS[data[0]!];
+      if (channel !== channelOf(message)) {
+        throw new RemoteProtocolError(`${message.type} came on channel ${channel ?? data[0]}, expected ${channelOf(message)}`);
+      }
+      this.receive(message, now);
+    } catch (error) {
+      if (!(error instanceof RemoteProtocolError)) throw error;
+      this.broken(error.message);
+    }
+  }
+
+  private receive(message: Message, now: number): void {
+    this.now = this.heardAt = now;
+    if (this.state === "idle" || this.state === "detached") return; // A remainder of a connection that has ended.
+    switch (message.type) {
+      case "Welcome": this.onWelcome(message, now); break;
+      case "Result": this.onResult(message, now); break;
+      case "Dropped": this.onDropped(message, now); break;
+      case "Credit": this.takeCredit(message.sent_frames_max, message.valid_for_ms, now); break;
+      case "TasksChanged": this.events.push({ type: "TasksNow", tasks: message.tasks, error: message.error }); break;
+      case "BundlePart": this.onBundlePart(message); break;
+      case "Ping": this.onPing(message, now); break;
+      case "Pong": this.onPong(message, now); break;
+      case "Goodbye": this.onGoodbye(message, now); break;
+      default: throw new RemoteProtocolError(`${message.type} came from the server`);
+    }
+  }
+
+  private onWelcome(message: Welcome, now: number): void {
+    if (this.state !== "opening") return; // Doubled, or crossed with our Goodbye.
+    this.state = "open";
+    if (!message.resumed) this.endSession("the server does not know the session any more");
+    this.helloUntil = Infinity;
+    this.welcome = message;
+    this.resumeToken = message.resume_token as Uint8Array<ArrayBuffer>;
+    this.pings.start(now);
+    this.events.push({ type: "Connected", welcome: message });
+    this.takeCredit(message.sent_frames_max, message.credit_valid_ms, now);
+  }
+
+  private onResult(message: Message & { type: "Result" }, now: number): void {
+    if (message.stages_us.length !== 5) throw new RemoteProtocolError(`Result has ${message.stages_us.length} stages, expected 5`);
+    const live = this.frames.spokenOf("Result", message.frame);
+    this.takeCredit(message.sent_frames_max, message.credit_valid_ms, now);
+    if (!this.frames.answer(message.frame) || !live) return; // Counted as late or doubled.
+    const stages = stagesMs(live.marks!, live.sentAt!, message, now, this.clock.offset);
+    this.events.push({
+      type: "Answered",
+      answer: {
+        frame: message.frame, tasks: message.tasks, capturedAt: live.capturedAt, receivedAt: now, stages,
+        captureToResultMs: Object.values(stages).reduce((sum, ms) => sum + ms, 0),
+        payloadBytes: live.payloadBytes, wireBytes: live.wireBytes,
+        decodedLayers: message.decoded_layers, layers: message.layers,
+      },
+    });
+  }
+
+  private onDropped(message: Message & { type: "Dropped" }, now: number): void {
+    const causes: readonly string[] = [...SERVER_CAUSES, ...COMMON_CAUSES];
+    if (!causes.includes(message.cause)) throw new RemoteProtocolError(`Dropped has cause ${message.cause.slice(0, 40)}`);
+    const live = this.frames.spokenOf("Dropped", message.frame);
+    if (message.sent_frames_max) this.takeCredit(message.sent_frames_max, message.credit_valid_ms, now);
+    if (live) this.frames.drop(message.frame, message.cause as Cause, message.detail);
+  }
+
+  private onBundlePart(message: Message & { type: "BundlePart" }): void {
+    if (message.total > limits.EDGE_BUNDLE_BYTES_MAX || message.offset + message.part.length > message.total) {
+      throw new RemoteProtocolError(`BundlePart of ${message.total} bytes, limit ${limits.EDGE_BUNDLE_BYTES_MAX}`);
+    }
+    this.events.push({ type: "BundlePartReceived", part: message });
+  }
+
+  private onPing(message: Message & { type: "Ping" }, now: number): void {
+    this.queueLate(() => ({
+      type: "Pong", ping: message.ping, sent_at_us: message.sent_at_us, received_at_us: micros(now),
+      replied_at_us: micros(this.now),
+    }));
+  }
+
+  private onPong(message: Message & { type: "Pong" }, now: number): void {
+    const sentAt = this.pings.answered(message.ping);
+    if (sentAt === undefined) return;
+    this.clock.add(sentAt, message.received_at_us / 1e6, message.replied_at_us / 1e6, now);
+  }
+
+  private onGoodbye(message: Message & { type: "Goodbye" }, now: number): void {
+    const resumable = message.resume_token.length > 0;
+    if (this.state === "closing" || !(resumable || message.retry_after_s > 0)) {
+      const cause: Cause = this.state === "closing" ? "stopped" : "disconnected";
+      this.close(message.reason, message.detail, message.reason === "done" || this.state === "closing", cause);
+      return;
+    }
+    // A hostile server may ask for an endless wait; a page comes back within the resume window.
+    this.reconnectAt = now + Math.min(Math.max(0, message.retry_after_s), limits.RESUME_WINDOW_MS / 1000);
+    if (resumable) {
+      this.state = "detached";
+      this.resumeToken = message.resume_token as Uint8Array<ArrayBuffer>;
+    } else {
+      this.state = "idle";
+      this.endSession(`the server ended the session: ${message.reason}`);
+    }
+    this.hangUp(message.detail ? `${message.reason}: ${message.detail}` : message.reason);
+  }
+
+  private takeCredit(sentMax: number, validMs: number, now: number): void {
+    if (sentMax < this.sentMax) return; // Overtaken by a larger one.
+    this.sentMax = sentMax;
+    this.creditUntil = Math.max(this.creditUntil, now + validMs / 1000);
+    if (this.credit(now) > 0) this.probeAt = Infinity;
+  }
+
+  // --- Ends -------------------------------------------------------------------------------------------------------
+
+  /** The server's side of the session is gone: what was sent will never be answered. */
+  private endSession(detail: string): void {
+    this.resumeToken = NOTHING;
+    this.sent = this.sentMax = this.settled = 0;
+    this.creditUntil = -Infinity;
+    this.frames.dropSent("disconnected", detail);
+  }
+
+  private broken(detail: string): void {
+    this.close("protocol", detail, false, "disconnected");
+    this.control.push(() => this.goodbye("protocol", detail));
+  }
+
+  private close(reason: string, detail: string, clean: boolean, cause: Cause): void {
+    this.state = "closed";
+    this.pings.stop();
+    this.control.length = 0;
+    this.frames.dropAll(cause, detail);
+    this.events.push({ type: "Closed", reason, detail, clean });
+  }
+
+  private goodbye(reason: string, detail: string): Message {
+    return {
+      type: "Goodbye", reason, detail: detail.slice(0, 500), resume_token: NOTHING, retry_after_s: 0, peer: "",
+      sent_frames: this.sent,
+    };
+  }
+
+  private queue(message: Message): void {
+    this.queueLate(() => message);
+  }
+
+  /** Messages that carry the time at which they leave are made when they leave. */
+  private queueLate(make: () => Message): void {
+    if (this.control.length >= limits.CONTROL_QUEUE_MAX) {
+      this.broken(`${this.control.length} control messages wait for a server that does not read`);
+      return;
+    }
+    this.control.push(make);
+  }
+
+  private queuePing(): void {
+    this.queueLate(() => {
+      if (this.now >= this.settledAt) this.settled = this.sent;
+      return { type: "Ping", ping: this.pings.sent(this.now), sent_at_us: micros(this.now), sent_frames: this.settled };
+    });
+  }
+}
+
+/** The bytes of `out` for a transport with one pipe: a channel byte and the message. */
+export function packed(out: Outgoing): Uint8Array {
+  return pack(out.message, CHANNELS.indexOf(out.channel));
+}

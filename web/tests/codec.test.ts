@@ -1,0 +1,30 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { encodeGolden, type GoldenFile } from "../src/codec/golden";
+import { quantise } from "../src/codec/quantisation";
+
+const FOLDER = new URL("../../tests/golden/bitstream/", import.meta.url);
+
+describe("bitstreams are those of Python", () => {
+  for (const name of readdirSync(FOLDER).filter((file) => file.endsWith(".json"))) {
+    const file = JSON.parse(readFileSync(new URL(name, FOLDER), "utf-8")) as GoldenFile;
+    for (const [what, expected, actual] of encodeGolden(file)) {
+      test(`${name}: ${what}`, () => expect(actual).toBe(expected));
+    }
+  }
+});
+
+test("halves round to even, NaN is 0, symbols are clipped", () => {
+  const point = {
+    name: "", gain: new Float32Array([1]), offset: new Float32Array([0]), stickyThreshold: 0, bytesMean: 0, lossPoints: null,
+  };
+  const latent = new Float32Array([0.5, 1.5, -0.5, -2.5, NaN, 9999, -9999]);
+  expect([...quantise(latent, point)]).toEqual([0, 2, 0, -2, 0, 4095, -4095]);
+});
+
+test("a symbol of the reference stays within the sticky threshold", () => {
+  const point = {
+    name: "", gain: new Float32Array([1]), offset: new Float32Array([0]), stickyThreshold: 0.8, bytesMean: 0, lossPoints: null,
+  };
+  expect([...quantise(new Float32Array([0.7, 0.9]), point, new Int16Array([0, 0]))]).toEqual([0, 1]);
+});
