@@ -1,7 +1,7 @@
 """The analytics server: decodes each frame once and answers for every task (DESIGN chapter 8).
 
-    server = Server(Bundle.open(), ["tcp://127.0.0.1:5555"], "127.0.0.1:8080")
-    run_until_stopped(server)
+server = Server(Bundle.open(), ["tcp://127.0.0.1:5555"], "127.0.0.1:8080")
+run_until_stopped(server)
 """
 
 from __future__ import annotations

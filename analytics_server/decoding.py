@@ -24,6 +24,8 @@ from pipeline.preprocess import Preprocessor, PreprocessSpec
 
 log = structlog.get_logger(__name__)
 
+ESTIMATE_EVERY = 8
+"""One latent in so many is looked at for drift: estimating its bytes takes half as long as decoding it."""
 DECODE_PATIENCE_S = 0.05
 """How often a decoder thread looks again while the engines are full."""
 
@@ -53,6 +55,8 @@ class Decoding:
         table = spec.preprocess
         self._preprocess = PreprocessSpec(size=table.size, crop=table.crop, colour=table.colour, filter=table.filter)
         self._grid = (table.size // spec.latent.stride, table.size // spec.latent.stride)
+        self._layers = len(spec.latent.layers)
+        self._latents = 0
         self._lanes = lanes
         self._clock = clock
         self._waiting: FairQueue[FrameWork] = FairQueue()
@@ -147,6 +151,11 @@ class Decoding:
         session = work.session
         decoded = self.codec.decode(work.payload, references=session.references(), grid=self._grid)
         work.decoded_layers, work.layers = decoded.decoded_layers, decoded.layers
+        work.operating_point = decoded.operating_point
+        # Without a lock: that two threads may count one frame as one is of no matter.
+        self._latents = (self._latents + 1) % ESTIMATE_EVERY
+        if not self._latents and decoded.decoded_layers == self._layers:
+            work.standalone_bytes = self.codec.estimate_bits(decoded.symbols, decoded.operating_point) / 8
         if self.codec.takes_references:
             session.remember(decoded.as_reference(epoch=session.reference_epoch, frame=work.frame))
         work.array_CHW = dequantise(decoded.symbols, self._points[decoded.operating_point])

@@ -4,11 +4,11 @@
     GET  /readyz             200 when frames are answered; 503 while it warms up or drains
     GET  /metrics            Prometheus
     GET  /api/v1/load        {"streams": {"active": n}, "queue_age_ms_p95": x}: what autoscalers read
-    GET  /api/v1/tasks       what is served
-    POST /api/v1/tasks       one more head, as multipart form: head (TOML) and arrays (safetensors), see heads.py
-    DELETE /api/v1/tasks/N   head N goes; ?backbone=NAME where it is not on the default one
-    GET  /api/v1/sessions    who is connected, and the counts of their frames
+    …    /api/v1/tasks, /api/v1/captures, /api/v1/sessions/ID/tasks: see http_tasks.py
+    GET  /api/v1/sessions    who is connected, the counts of their frames and their rates, see watch_routes.py
+    GET  /api/v1/events      figures and events as they happen, see watch_routes.py
     POST /api/v1/drain       say Goodbye to every edge and end ({"peer": URL} sends them there)
+    …    streams, pairing and the web page: see front.py
 
 Beyond loopback a bearer token is required, for everything but /healthz and /readyz.
 """
@@ -26,10 +26,16 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from analytics_server.event_log import EventLog
+from analytics_server.front import Front, FrontSettings
+from analytics_server.http_tasks import TaskRoutes, TasksAdmin
 from analytics_server.metrics import CONTENT_TYPE
+from analytics_server.watch_routes import WatchRoutes
 from pipeline import limits
-from pipeline.errors import ConfigError, FrankenError, TransportError
-from pipeline.transports.base import is_loopback
+from pipeline.clock import Clock
+from pipeline.errors import ConfigError, TransportError
+from pipeline.transports.base import OnServerEvent, ServerTransport, is_loopback
+from pipeline.wire.directory import SessionDirectory
 
 _OPEN_PATHS = ("/healthz", "/readyz")
 _START_S_MAX = 10.0
@@ -37,18 +43,18 @@ _START_S_MAX = 10.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Admin(Protocol):
+class Admin(TasksAdmin, Protocol):
     """What the admin interface needs of the server. All of it may be called from any thread."""
 
     def health(self) -> dict[str, Any]: ...
     def readiness(self) -> dict[str, Any]: ...
     def load(self) -> dict[str, Any]: ...
-    def task_table(self) -> list[dict[str, Any]]: ...
     def session_table(self) -> list[dict[str, Any]]: ...
+    def figures(self) -> dict[str, Any]: ...
+    @property
+    def events(self) -> EventLog: ...
     def metrics_text(self) -> bytes: ...
     def request_drain(self, peer: str = "") -> None: ...
-    def add_head(self, toml: bytes, arrays: bytes) -> dict[str, Any]: ...
-    def remove_head(self, name: str, backbone: str = "") -> None: ...
 
 
 class HttpAdmin:
@@ -57,12 +63,15 @@ class HttpAdmin:
     Raises ConfigError for a bad address or one beyond loopback without `token`, TransportError if it is in use.
     """
 
-    def __init__(self, admin: Admin, address: str, *, token: str = "") -> None:
+    def __init__(self, admin: Admin, address: str, *, token: str = "", front: FrontSettings | None = None) -> None:
         self._host, self._port = parse_address(address)
         if not is_loopback(self._host) and not token:
             raise ConfigError(f"http address {address} is beyond loopback: set an admin token, or use 127.0.0.1")
         self._admin = admin
         self._token = token
+        self.front = Front(
+            front or FrontSettings(), url=lambda: self.url, loopback=is_loopback(self._host), admin_token=token
+        )
         self._loop = asyncio.new_event_loop()
         self._started: Future[int] = Future()
         self._stop = asyncio.Event()
@@ -82,7 +91,11 @@ class HttpAdmin:
     def url(self) -> str:
         """Where it listens, with the real port."""
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}"
+        return f"{'https' if self.front.tls else 'http'}://{host}:{self._port}"
+
+    def open_streams(self, directory: SessionDirectory, on_event: OnServerEvent, clock: Clock) -> ServerTransport:
+        """Let edges in on this port."""
+        return self.front.open_door(self._loop, directory, on_event, clock)
 
     def stop(self) -> None:
         """Close the door and end the thread."""
@@ -102,13 +115,12 @@ class HttpAdmin:
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
                 web.get("/api/v1/load", self._load),
-                web.get("/api/v1/tasks", self._tasks),
-                web.post("/api/v1/tasks", self._add_head),
-                web.delete("/api/v1/tasks/{name}", self._remove_head),
-                web.get("/api/v1/sessions", self._sessions),
+                *TaskRoutes(self._admin).routes(),
                 web.post("/api/v1/drain", self._drain),
             ]
         )
+        WatchRoutes(self._admin).add_to(app)
+        app.add_routes(self.front.table())  # Last: the page takes every other path.
         return app
 
     def _run(self) -> None:
@@ -121,18 +133,19 @@ class HttpAdmin:
         runner = web.AppRunner(self.application(), access_log=None, handle_signals=False, shutdown_timeout=1.0)
         try:
             await runner.setup()
-            await web.TCPSite(runner, self._host, self._port).start()
+            await web.TCPSite(runner, self._host, self._port, ssl_context=self.front.tls).start()
         except OSError as error:
             self._started.set_exception(error)
         else:
             self._started.set_result(int(runner.addresses[0][1]))
             await self._stop.wait()
         finally:
+            await self.front.close()
             await runner.cleanup()
 
     @web.middleware
     async def _authorise(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self._token and request.path not in _OPEN_PATHS:
+        if self._token and request.path not in _OPEN_PATHS and not self.front.is_open(request):
             given = request.headers.get("Authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(given.encode(), self._token.encode()):
                 return web.json_response({"error": "missing or wrong bearer token"}, status=401)
@@ -159,36 +172,6 @@ class HttpAdmin:
 
     async def _load(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(self._admin.load())
-
-    async def _tasks(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response({"tasks": self._admin.task_table()})
-
-    async def _add_head(self, request: web.Request) -> web.StreamResponse:
-        parts: dict[str, bytes] = {}
-        try:
-            form = await request.post()
-        except ValueError as error:
-            return web.json_response({"error": f"the body is no form: {error}"}, status=400)
-        for name in ("head", "arrays"):
-            field = form.get(name)
-            if field is None:
-                return web.json_response({"error": f"the form has no {name}: send head and arrays"}, status=400)
-            parts[name] = field.file.read() if isinstance(field, web.FileField) else bytes(str(field), "utf-8")
-        try:
-            row = await asyncio.to_thread(self._admin.add_head, parts["head"], parts["arrays"])
-        except FrankenError as error:
-            return web.json_response({"error": str(error)}, status=422)
-        return web.json_response(row, status=201)
-
-    async def _remove_head(self, request: web.Request) -> web.StreamResponse:
-        try:
-            self._admin.remove_head(request.match_info["name"], request.query.get("backbone", ""))
-        except FrankenError as error:
-            return web.json_response({"error": str(error)}, status=404)
-        return web.Response(status=204)
-
-    async def _sessions(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response({"sessions": self._admin.session_table()})
 
     async def _drain(self, request: web.Request) -> web.StreamResponse:
         try:

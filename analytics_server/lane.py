@@ -16,7 +16,7 @@ from analytics_server.batcher import Batcher, Job
 from analytics_server.work import FrameWork
 from pipeline.clock import Clock
 from pipeline.errors import FrankenError
-from pipeline.runtime.engine import Engine
+from pipeline.runtime.engine import Engine, Float32
 from tasks import HeadStack
 
 log = structlog.get_logger(__name__)
@@ -24,8 +24,11 @@ log = structlog.get_logger(__name__)
 DECODED_AHEAD = 2
 """Batches' worth of decoded frames that may wait for an engine."""
 
-Observe = Callable[[str, int, float], None]
-"""(backbone, frames in the batch, seconds)"""
+Observe = Callable[[str, int, float, float], None]
+"""(backbone, frames in the batch, seconds, those of its heads among them)"""
+
+OnFeatures = Callable[[str, Sequence[FrameWork], Float32], None]
+"""(backbone, frames, their pooled features): for captures"""
 
 
 class EngineLane:
@@ -39,7 +42,7 @@ class EngineLane:
         batcher: Batcher[FrameWork],
         clock: Clock,
         on_room: Callable[[], None] = lambda: None,
-        observe: Observe = lambda backbone, size, seconds: None,
+        observe: Observe = lambda backbone, size, seconds, heads_s: None,
     ) -> None:
         self.engine = engine
         self.heads = heads
@@ -48,7 +51,9 @@ class EngineLane:
         self._batcher = batcher
         self._clock = clock
         self.on_room = on_room
+        self.on_features: OnFeatures = lambda backbone, works, pooled_BD: None
         self._observe = observe
+        self._heads_s = 0.0  # of the batch that runs
         self._condition = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"engine-{engine.backbone}", daemon=True)
@@ -137,13 +142,14 @@ class EngineLane:
     def _compute(self, works: list[FrameWork], heads: HeadStack) -> bool:
         """Run one batch; False if it failed. Latents and pictures of unmodified clients run one after the other."""
         started = self._clock()
+        self._heads_s = 0.0
         good = True
         for kind in ("latent", "picture"):
             group = [work for work in works if work.kind == kind]
             if group:
                 good &= self._compute_group(group, heads, batch=len(works))
         if good:
-            self._observe(self.backbone, len(works), self._clock() - started)
+            self._observe(self.backbone, len(works), self._clock() - started, self._heads_s)
         return good
 
     def _compute_group(self, works: list[FrameWork], heads: HeadStack, *, batch: int) -> bool:
@@ -155,11 +161,14 @@ class EngineLane:
         run = self.engine.from_latents if works[0].kind == "latent" else self.engine.from_images
         try:
             features = run(np.stack([array for _, array in pairs]))
+            self.on_features(self.backbone, works, features.pooled_BD)
             before_heads = self._clock()
             results = heads.top(
-                features.pooled_BD, [work.top_k for work in works], [work.wanted(self.backbone) for work in works]
-            )
+                features.pooled_BD, [work.top_k for work in works], [work.wanted(self.backbone) for work in works],
+                feature_BFhw=features.feature_BFhw,
+            )  # fmt: skip
             now = self._clock()
+            self._heads_s += now - before_heads
             for work, found in zip(works, results, strict=True):
                 work.finish(
                     self.backbone, found, synthesis_s=features.synthesis_s, tail_s=features.tail_s,

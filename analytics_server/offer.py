@@ -49,6 +49,26 @@ class TaskOffer:
             for (name, tag), info in found.items()
         )
 
+    def follow(
+        self, wanted: Sequence[str], backbone: str, before: Sequence[TaskInfo]
+    ) -> tuple[tuple[TaskInfo, ...], str]:
+        """(tasks, error) of a session after heads came or went: `wanted` is what it asked for, `before` what it had.
+
+        A task that it named and that is gone stays in its results, as an error, until it asks for something else.
+        """
+        own = self._tag(backbone)
+        if not wanted:
+            return self._tasks[own], ""
+        now: list[TaskInfo] = []
+        gone: list[str] = []
+        for old in before:
+            name = old.name.partition("@")[0]
+            found = next((info for info in self._tasks.get(old.backbone, ()) if info.name == name), None)
+            if found is None:
+                gone.append(old.name)
+            now.append(old if found is None else _named(found, old.name))
+        return tuple(now), f"no longer served: {', '.join(gone)}" if gone else ""
+
     def _tag(self, name: str) -> str:
         if not name:
             return self.default_backbone
@@ -70,4 +90,8 @@ class TaskOffer:
 
 
 def _renamed(info: TaskInfo, backbone: str) -> TaskInfo:
-    return TaskInfo(f"{info.name}@{backbone}", info.backbone, info.classes, info.version, info.title)
+    return _named(info, f"{info.name}@{backbone}")
+
+
+def _named(info: TaskInfo, name: str) -> TaskInfo:
+    return TaskInfo(name, info.backbone, info.classes, info.version, info.title)

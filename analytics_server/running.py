@@ -18,9 +18,7 @@ _LOOK_S = 0.5
 """How often the main thread looks whether a drain was asked for over HTTP."""
 
 
-def run_until_stopped(
-    server: Server, *, drain_s: float = DRAIN_S, on_ready: Callable[[], None] = lambda: None
-) -> None:
+def run_until_stopped(server: Server, *, drain_s: float = DRAIN_S, on_ready: Callable[[], None] = lambda: None) -> None:
     """Start `server`, wait for SIGTERM, SIGINT or POST /api/v1/drain, drain it. Main thread only.
 
     `on_ready` is called once frames are answered. A signal that comes while engines are still being built ends that
@@ -53,8 +51,8 @@ def configure_logging(*, as_json: bool = False, level: int = logging.INFO) -> No
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty()
+    renderer: Any = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

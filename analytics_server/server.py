@@ -16,14 +16,21 @@ from typing import Any, Literal
 import structlog
 
 from analytics_server.batcher import Batcher
+from analytics_server.captures import Captures
 from analytics_server.credit import credit_window
 from analytics_server.decoding import Decoding
-from analytics_server.heads import read_head, with_head, without_head
+from analytics_server.description import describe_server
+from analytics_server.event_log import EventLog
+from analytics_server.figures import server_figures, session_row
+from analytics_server.front import FrontSettings
 from analytics_server.http import HttpAdmin
 from analytics_server.lane import EngineLane
 from analytics_server.metrics import ServerMetrics
 from analytics_server.offer import TaskOffer
+from analytics_server.recording import SessionRecordings
 from analytics_server.sessions import Sessions
+from analytics_server.task_admin import TaskAdmin
+from analytics_server.task_capture import capture_frames, find_session
 from analytics_server.warm_up import warm_up
 from analytics_server.work import FrameWork
 from pipeline import limits
@@ -36,7 +43,9 @@ from pipeline.transports.base import ServerTransport, SessionHandle, check_liste
 from pipeline.transports.keys import ServerKeys
 from pipeline.wire import SessionDirectory
 from pipeline.wire.states import OPEN
-from tasks import HeadStack, bundle_heads
+from tasks import HeadStack
+from tasks.head_file import HeadFiles
+from tasks.store import HeadStore
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +63,8 @@ class Server:
 
     `engines`: ready ones (tests, benchmarks); None: built for `backbones` (empty: all of the bundle, its default first)
     with `backend`, `device`, `threads`. `batch_size_max`, `batch_delay_ms`: see batcher. `keys`: beyond loopback.
+    `heads_dir`: users' heads are served from there and kept there (None: neither). `record_dir`: every session is
+    recorded there.
 
         with Server(Bundle.open(), ["tcp://127.0.0.1:0"]) as server:
             print(server.urls)
@@ -74,14 +85,18 @@ class Server:
         batch_delay_ms: float = 4.0,
         keys: ServerKeys | None = None,
         admin_token: str = "",
+        front: FrontSettings | None = None,
         cache_dir: Path | None = None,
+        heads_dir: Path | None = None,
+        record_dir: Path | None = None,
         clock: Clock = monotonic,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         if not listen_urls:
             raise ConfigError("no URL to listen on: name at least one, for example tcp://127.0.0.1:5555")
         self.bundle = bundle
-        self.metrics = ServerMetrics()
+        points = [point.name for point in bundle.operating_points]
+        self.metrics = ServerMetrics(bundle.manifest.reference, points, clock=clock)
         self.state: State = "new"
         self.drain_requested = threading.Event()
         """Set by POST /api/v1/drain; whoever runs the server then calls `stop`."""
@@ -97,11 +112,16 @@ class Server:
         self._lanes: dict[str, EngineLane] = {}
         self._transports: list[ServerTransport] = []
         self._credit_due_at = 0.0
-        self._heads_lock = threading.Lock()
+        self.captures = Captures(clock)
+        self.tasks = TaskAdmin(
+            bundle, self._lanes, replace=self.replace_heads, changed=self._tasks_changed,
+            store=HeadStore(heads_dir) if heads_dir else None,
+        )  # fmt: skip
         self._offer: TaskOffer
         self._decoding: Decoding
         self._sessions: Sessions | None = None
-        self._http = HttpAdmin(self, http_address, token=admin_token) if http_address else None
+        self._recordings = SessionRecordings(record_dir, bundle, self.metrics, clock=clock) if record_dir else None
+        self._http = HttpAdmin(self, http_address, token=admin_token, front=front) if http_address else None
         self._register_metrics()
 
     def __enter__(self) -> Server:
@@ -128,6 +148,7 @@ class Server:
             self._decoding = Decoding(self.bundle, self._lanes, threads=_decode_threads(), clock=self._clock)
             for lane in self._lanes.values():
                 lane.on_room = self._decoding.wake
+                lane.on_features = self.captures.on_features
                 lane.start()
             self._decoding.start()
             self._listen()
@@ -135,6 +156,7 @@ class Server:
             self.stop(drain_s=0.0)
             raise
         self.state = "ready"
+        self.events.post("server", "ready", urls=self.urls)
         log.info("ready", urls=self.urls, http=self.http_url, coder=self._decoding.codec.coder,
                  bundle=self.bundle.bundle_id[:12], codec=self.bundle.codec_id[:12],
                  tasks=[f"{task.name}@{task.backbone}" for task in self._offer.tasks])  # fmt: skip
@@ -147,6 +169,7 @@ class Server:
         if self.state == "stopped":
             return
         self.state = "draining"
+        self.captures.close()
         transports, self._transports = self._transports, []
         if transports:
             log.info("draining", sessions=self._known(), drain_s=drain_s)
@@ -157,6 +180,8 @@ class Server:
             lane.stop()
         if self._http:
             self._http.stop()
+        if self._recordings:
+            self._recordings.close()
         self.state = "stopped"
         log.info("stopped")
 
@@ -164,6 +189,10 @@ class Server:
     def urls(self) -> list[str]:
         """Where it listens, with real ports."""
         return [transport.url for transport in self._transports]
+
+    def pairing_link(self) -> str:
+        """A link that lets one more device stream, with which it also finds the page; empty without HTTP."""
+        return self._http.front.link() if self._http else ""
 
     @property
     def http_url(self) -> str:
@@ -176,22 +205,40 @@ class Server:
         return self._lanes
 
     def _listen(self) -> None:
-        sessions = Sessions(self.bundle, self._offer, self._decoding, self.metrics, self._random)
+        engines = [lane.engine for lane in self._lanes.values()]
+        threads = int(self._engine_settings["threads"] or usable_cores())  # type: ignore[call-overload]
+        sessions = Sessions(
+            self.bundle, self._offer, self._decoding, self.metrics, self._random,
+            description=describe_server(engines, self.bundle.backbones, threads), recordings=self._recordings,
+        )  # fmt: skip
         self._sessions = sessions
         directory = SessionDirectory(sessions.make_session, guard=threading.RLock())
         for url in self._listen_urls:
             self._transports.append(listen(url, directory, sessions.on_event, keys=self._keys, clock=self._clock))
+        if self._http:
+            self._transports.append(self._http.open_streams(directory, sessions.on_event, self._clock))
 
     def replace_heads(self, backbone: str, heads: HeadStack) -> None:
-        """Serve other heads on a backbone from now on; sessions keep the tasks that they have. Thread-safe."""
+        """Serve other heads on a backbone from the next batch on. Thread-safe."""
+        before = {info.name: info.version for info in self._lanes[backbone].heads.infos()}
+        after = {info.name: info.version for info in heads.infos()}
         self._lanes[backbone].replace_heads(heads)
         self._offer.replace(backbone, heads.infos())
+        self.metrics.keep_tasks((info.name, tag) for tag, lane in self._lanes.items() for info in lane.heads.infos())
+        for name in before.keys() | after.keys():
+            what = "added" if name not in before else "removed" if name not in after else "changed"
+            if before.get(name) != after.get(name):
+                self.events.post("task", what, task=name, backbone=backbone, version=after.get(name, before.get(name)))
+
+    def _tasks_changed(self) -> None:
+        if self._sessions is not None:
+            self._sessions.refresh_tasks(self._handles())
 
     def _build_lanes(self) -> None:
         offered = {}
         for engine in self._engines():
             heads = HeadStack(
-                bundle_heads(self.bundle, engine), backbone=engine.backbone, feature_width=engine.feature_width
+                self.tasks.heads_for(engine), backbone=engine.backbone, feature_width=engine.feature_width
             )
             batcher: Batcher[FrameWork] = Batcher(**self._batching)  # type: ignore[arg-type]
             warm_up(engine, heads, batcher, self._latent_shape(), self._clock)
@@ -220,9 +267,9 @@ class Server:
 
     # --- Load -------------------------------------------------------------------------------------------------
 
-    def _computed(self, backbone: str, size: int, seconds: float) -> None:
+    def _computed(self, backbone: str, size: int, seconds: float, heads_s: float) -> None:
         """A lane computed a batch (on its thread): now and then, see whether credit fits the load."""
-        self.metrics.batch(backbone, size, seconds)
+        self.metrics.batch(backbone, size, seconds, heads_s)
         now = self._clock()
         if now < self._credit_due_at:
             return
@@ -258,29 +305,23 @@ class Server:
 
     def task_table(self) -> list[dict[str, Any]]:
         """Every task that is served, with what became of its head."""
-        return [
-            {
-                "name": info.name, "backbone": info.backbone, "classes": info.classes, "version": info.version,
-                "title": info.title, "error": lane.heads.failed.get(info.name, ""),
-            }
-            for lane in self._lanes.values()
-            for info in lane.heads.infos()
-        ]  # fmt: skip
+        return self.tasks.table()
 
     def session_table(self) -> list[dict[str, Any]]:
-        """Every session with its frame counts."""
-        rows = []
-        for handle in self._handles():
-            account = handle.session.account
-            rows.append({
-                "session": handle.id, "client": handle.session.client, "transport": handle.peer.transport,
-                "address": handle.peer.address, "state": handle.session.state,
-                "tasks": [task.name for task in handle.session.tasks],
-                "received": account.entered, "answered": account.answered, "dropped": dict(account.dropped),
-                "in_flight": len(account.in_flight), "duplicates": account.duplicates,
-                "lossless": handle.session.lossless,
-            })  # fmt: skip
-        return rows
+        """Every session with its frame counts and rates."""
+        return [session_row(handle, self.metrics) for handle in self._handles()]
+
+    def figures(self) -> dict[str, Any]:
+        """Everything that is worth watching, now."""
+        facts = {"state": self.state, "urls": self.urls, "name": self.bundle.manifest.name,
+                 "bundle_id": self.bundle.bundle_id, "codec_id": self.bundle.codec_id,
+                 "frames_under_way": self._under_way()}  # fmt: skip
+        return server_figures(self.metrics, self._handles(), self._lanes, facts)
+
+    @property
+    def events(self) -> EventLog:
+        """What happened."""
+        return self.metrics.events
 
     def metrics_text(self) -> bytes:
         """For Prometheus."""
@@ -290,26 +331,40 @@ class Server:
         """Ask whoever runs the server to stop it."""
         self.drain_peer = peer
         self.state = "draining" if self.state == "ready" else self.state
+        self.events.post("server", "draining", peer=peer)
         self.drain_requested.set()
 
     def add_head(self, toml: bytes, arrays: bytes) -> dict[str, Any]:
-        """Serve one more head, or a newer one, from now on; see heads.py. Raises BundleError."""
-        widths = {tag: lane.engine.feature_width for tag, lane in self._lanes.items()}
-        tag_of = {name: one.tag for one in self.bundle.backbones for name in (one.tag, one.alias)}
-        head = read_head(toml, arrays, tag_of=tag_of, widths=widths)
-        with self._heads_lock:
-            self.replace_heads(head.backbone, with_head(self._lanes[head.backbone].heads, head))
-        log.info("head added", task=head.name, backbone=head.backbone, classes=len(head.labels), version=head.version)
-        return {"name": head.name, "backbone": head.backbone, "classes": len(head.labels), "version": head.version}
+        """Serve one more head for as long as the server runs; see task_admin.py. Raises BundleError."""
+        return self.tasks.add(toml, arrays)
+
+    def put_task(self, name: str, files: Sequence[HeadFiles]) -> dict[str, Any]:
+        """A new version of a user's task. Raises FrankenError."""
+        return self.tasks.put(name, files)
+
+    def roll_back_task(self, name: str, version: int = 0) -> dict[str, Any]:
+        """An earlier version of a user's task. Raises FrankenError."""
+        return self.tasks.roll_back(name, version)
 
     def remove_head(self, name: str, backbone: str = "") -> None:
-        """Stop serving a head; sessions that still ask for it are told so in their results. Raises FrankenError."""
-        tag = self.bundle.backbone(backbone).tag if backbone else self._offer.default_backbone
-        if tag not in self._lanes:
-            raise ConfigError(f"backbone {backbone!r} is not served here: choose one of {', '.join(self._lanes)}")
-        with self._heads_lock:
-            self.replace_heads(tag, without_head(self._lanes[tag].heads, name))
-        log.info("head removed", task=name, backbone=tag)
+        """Stop serving a head. Raises FrankenError."""
+        self.tasks.remove(name, backbone, self._offer.default_backbone)
+
+    def refused_heads(self) -> dict[str, str]:
+        """User heads that lie in the home folder and are not served, with the reason."""
+        return dict(self.tasks.refused)
+
+    def capture(self, **wish: Any) -> bytes:
+        """Features of a session's next frames, see task_capture.py; blocks. Raises FrankenError."""
+        return capture_frames(
+            self.bundle, self.captures, self._lanes, self._handles(), self._offer.default_backbone, **wish
+        )
+
+    def choose_tasks(self, session: str, tasks: Sequence[str], top_k: int) -> None:
+        """Other tasks for a session from now on. Raises ConfigError."""
+        handle = find_session(self._handles(), session)
+        if self._sessions is not None:
+            self._sessions.choose_tasks(handle, tuple(tasks), top_k)
 
     def _handles(self) -> list[SessionHandle]:
         return [handle for transport in list(self._transports) for handle in transport.handles()]
@@ -323,11 +378,21 @@ class Server:
     def _under_way(self) -> int:
         return self._sessions.under_way if self._sessions else 0
 
+    def _wire_bytes(self) -> dict[tuple[str, str], float]:
+        total: Counter[tuple[str, str]] = Counter()
+        for transport in list(self._transports):
+            total.update(dict(transport.stats.bytes_by_channel))
+        return {key: float(count) for key, count in total.items()}
+
     def _register_metrics(self) -> None:
         metrics = self.metrics
         metrics.gauge("sessions_active", "Sessions with a connection", self._active)
         metrics.gauge("frames_under_way", "Frames between receipt and answer", self._under_way)
         metrics.gauge("ready", "1 when frames are answered", lambda: float(self.state == "ready"))
+        metrics.facts("bundle_info", "What is served", {
+            "name": self.bundle.manifest.name, "bundle_id": self.bundle.bundle_id, "codec_id": self.bundle.codec_id,
+        })  # fmt: skip
+        metrics.table("wire_bytes", "Bytes of all messages", ("direction", "channel"), self._wire_bytes, total=True)
         metrics.table("queue_frames", "Decoded frames that wait for an engine", "backbone",
                       lambda: {tag: float(len(lane)) for tag, lane in self._lanes.items()})  # fmt: skip
         metrics.table("engine_failures", "Batches that failed", "backbone",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import structlog
@@ -10,6 +10,7 @@ import structlog
 from analytics_server.decoding import Decoding
 from analytics_server.metrics import ServerMetrics
 from analytics_server.offer import TaskOffer
+from analytics_server.recording import SessionRecordings
 from analytics_server.work import FrameWork, Handle, SessionState
 from pipeline import limits
 from pipeline.bundle import Bundle
@@ -44,12 +45,17 @@ class Sessions:
         decoding: Decoding,
         metrics: ServerMetrics,
         random: Callable[[int], bytes],
+        *,
+        description: str = VERSION_TEXT,
+        recordings: SessionRecordings | None = None,
     ) -> None:
         self._bundle = bundle
         self._offer = offer
         self._decoding = decoding
         self._metrics = metrics
         self._random = random
+        self._description = description
+        self._recordings = recordings
         self._states: dict[str, SessionState] = {}
         self._packed_edge: bytes | None = None
 
@@ -67,7 +73,7 @@ class Sessions:
             codec_id=self._bundle.codec_id,
             bundle_id=self._bundle.bundle_id,
             resolve_tasks=self._offer.resolve,
-            server=VERSION_TEXT,
+            server=self._description,
             reference_window=limits.REFERENCE_WINDOW if self._decoding.codec.takes_references else 0,
             hands_out_bundle=bool(peer.key) or peer.transport in _TRUSTED_TRANSPORTS,
         )
@@ -92,15 +98,20 @@ class Sessions:
                 if work is not None:
                     work.cancel(event.cause)
             case SessionOpened():
-                self._opened(state, event)
+                self._opened(handle, state, event)
             case TasksWanted():
                 self._set_tasks(handle, state, event)
             case BundleRequested():
                 self._send_bundle_part(handle, event)
             case Disconnected():
+                self._metrics.events.post("session", "disconnected", session=handle.id, reason=event.reason)
                 log.info("session disconnected", session=handle.id, reason=event.reason)
             case Closed():
                 del self._states[handle.id]
+                if self._recordings is not None:
+                    self._recordings.closed(handle.id)
+                self._metrics.watch.forget(handle.id)
+                self._metrics.events.post("session", "closed", session=handle.id, reason=event.reason)
                 log.info("session closed", session=handle.id, reason=event.reason, detail=event.detail,
                          received=handle.session.account.entered, answered=handle.session.account.answered,
                          dropped=handle.session.account.dropped)  # fmt: skip
@@ -113,18 +124,26 @@ class Sessions:
         kind: Literal["latent", "picture"],
         payload: bytes,
     ) -> None:
-        self._metrics.received(kind, len(payload))
+        self._metrics.received(kind, len(payload), state.session_id)
         work = FrameWork(
             handle=handle, session=state, frame=event.frame, kind=kind, payload=payload, received_at=event.received_at,
-            deadline=event.deadline, outcome=self._metrics, tasks=state.tasks, top_k=state.top_k,
+            deadline=event.deadline, outcome=self._recordings or self._metrics, tasks=state.tasks, top_k=state.top_k,
         )  # fmt: skip
+        if self._recordings is not None:
+            self._recordings.received(work)
         state.begin(work)
         self._decoding.add(work)
 
-    def _opened(self, state: SessionState, event: SessionOpened) -> None:
+    def _opened(self, handle: SessionHandle, state: SessionState, event: SessionOpened) -> None:
         state.tasks, state.top_k = event.tasks, event.top_k
+        if not event.resumed and handle.session.hello is not None:
+            state.wanted = tuple(handle.session.hello.tasks)
         state.client, state.lossless = event.client, event.lossless
+        if self._recordings is not None:
+            self._recordings.opened(handle.session, resumed=event.resumed)
         self._metrics.opened(resumed=event.resumed)
+        self._metrics.events.post("session", "resumed" if event.resumed else "opened", session=event.session,
+                                  client=event.client)  # fmt: skip
         log.info("session resumed" if event.resumed else "session opened", session=event.session, client=event.client,
                  transport=state.transport, tasks=[task.name for task in event.tasks])  # fmt: skip
 
@@ -132,11 +151,32 @@ class Sessions:
         error = ""
         try:
             _, state.tasks = self._offer.resolve(event.tasks, handle.session.backbone)
-            state.top_k = event.top_k
+            state.top_k, state.wanted = event.top_k, event.tasks
         except FrankenError as refusal:
             error = str(refusal)
         tasks, top_k = state.tasks, state.top_k
         handle.call(lambda session, now: session.set_tasks(tasks, error, now, top_k=top_k))
+
+    def refresh_tasks(self, handles: Iterable[SessionHandle]) -> None:
+        """Heads came, changed or went: every session whose tasks that touches hears it (TasksChanged). Thread-safe."""
+        for handle in handles:
+            handle.call(lambda session, now, id=handle.id: self._refresh(id, session, now))  # type: ignore[misc]
+
+    def _refresh(self, session_id: str, session: ServerSession, now: float) -> None:
+        state = self._states.get(session_id)
+        if state is None or session.hello is None:
+            return
+        tasks, error = self._offer.follow(state.wanted, session.backbone, state.tasks)
+        if tasks != state.tasks or error:
+            state.tasks = tasks
+            session.set_tasks(tasks, error, now)
+
+    def choose_tasks(self, handle: SessionHandle, tasks: tuple[str, ...], top_k: int) -> None:
+        """Other tasks for a session from now on, as if its edge had asked. Raises ConfigError. Thread-safe."""
+        self._offer.resolve(tasks, handle.session.backbone)
+        state = self._states.get(handle.id)
+        if state is not None:
+            handle.call(lambda session, now: self._set_tasks(handle, state, TasksWanted(tasks, top_k)))
 
     def _send_bundle_part(self, handle: SessionHandle, event: BundleRequested) -> None:
         codec_id = self._bundle.codec_id

@@ -27,7 +27,8 @@ def warm_up(
         latents = np.zeros((size, *latent_CHW), np.float32)
         for round_number in range(_ROUNDS):
             started = clock()
-            heads.top(engine.from_latents(latents).pooled_BD)
+            features = engine.from_latents(latents)
+            heads.top(features.pooled_BD, feature_BFhw=features.feature_BFhw)
             if round_number:  # the first one allocates, and is no measure of the others
                 batcher.cost.record(size, clock() - started)
         size *= 2

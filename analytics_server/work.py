@@ -41,6 +41,8 @@ class SessionState:
         self.session_id = session_id
         self.reference_epoch = reference_epoch
         self.tasks: tuple[TaskInfo, ...] = ()
+        self.wanted: tuple[str, ...] = ()
+        """What the edge asked for; empty: all tasks of its backbone, those to come included."""
         self.top_k = 1
         self.client = ""
         self.transport = ""
@@ -102,6 +104,13 @@ class FrameWork:
     decode_s: float = 0.0
     decoded_layers: int = 0
     layers: int = 0
+    operating_point: int = 0
+    batch: int = 0
+    """Frames that it was computed with; 0: not computed."""
+    detail: str = ""
+    """Why it was dropped, for people."""
+    standalone_bytes: float | None = None
+    """What the frame would take without its reference, for the drift metric; None: not estimated for this one."""
     array_CHW: NDArray[np.float32] | None = None
     """Dequantised latent (C, H, W), or RGB in [0, 1] (3, S, S)."""
     _results: dict[int, TaskResult] = field(default_factory=dict)
@@ -121,6 +130,11 @@ class FrameWork:
     def backbones(self) -> list[str]:
         """Tags of the backbones that its tasks name, in that order."""
         return list(dict.fromkeys(task.backbone for task in self.tasks))
+
+    @property
+    def answers(self) -> list[tuple[TaskInfo, TaskResult]]:
+        """Its tasks with what was answered so far."""
+        return [(self.tasks[place], result) for place, result in sorted(self._results.items())]
 
     def wanted(self, backbone: str) -> list[str]:
         """The tasks asked of one backbone, by their heads' names."""
@@ -157,7 +171,7 @@ class FrameWork:
             if self._over:
                 return
             self._over = True
-        frame, decoded = self.frame, self.decoded_layers
+        frame, decoded, self.detail = self.frame, self.decoded_layers, detail
         self._leave()
         self.outcome.dropped(self, cause)
         self.handle.call(lambda session, now: _drop(session, frame, cause, detail, now, decoded))
@@ -174,7 +188,7 @@ class FrameWork:
     def _answer(self, stages_s: Sequence[float], batch: int) -> None:
         results = [self._results[place] for place in range(len(self.tasks))]
         stages_us = [round(stage * 1e6) for stage in stages_s]
-        frame, decoded, layers = self.frame, self.decoded_layers, self.layers
+        frame, decoded, layers, self.batch = self.frame, self.decoded_layers, self.layers, batch
 
         def answer(session: ServerSession, now: float) -> None:
             session.answer(frame, results, stages_us, now, decoded_layers=decoded, layers=layers, batch=batch)

@@ -7,7 +7,7 @@ from edge_node.monitor import Summary
 CAUSES: dict[str, tuple[str, str]] = {
     "superseded": (
         "a newer frame was there before they could be sent: link or server take fewer frames than the source gives",
-        "lower the rate with --quality, or take every frame of a file with --lossless",
+        "pin a lower rate with --quality, or take every frame of a file with --lossless",
     ),
     "too_old": (
         "they outlived their budget on this machine",
@@ -45,9 +45,16 @@ def explain_drops(summary: Summary) -> list[str]:
     """One line for each cause, most frequent first; one line that says so where nothing was dropped."""
     if not summary.captured:
         return ["No frame was captured."]
-    if not summary.dropped:
-        return [f"No frame was dropped: all {summary.captured} have their answer."] if not summary.in_flight else []
     lines = []
+    if summary.unchanged:
+        lines.append(
+            f"{summary.unchanged} frames ({100 * summary.unchanged / summary.captured:.0f} %) unchanged: nothing worth "
+            "sending had changed, the last answer was repeated. To send them all: --repeat-ms 0."
+        )
+    if not summary.dropped:
+        if not summary.in_flight:
+            lines.append(f"No frame was dropped: all {summary.captured} have their answer.")
+        return lines
     for cause, frames in sorted(summary.dropped.items(), key=lambda item: -item[1]):
         meaning, setting = CAUSES[cause]
         share = 100 * frames / summary.captured

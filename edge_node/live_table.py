@@ -82,7 +82,8 @@ def headless_line(monitor: Monitor) -> str:
     labels = "  ".join(f"{task} {_label(record, task)}" for task in (*record.tasks, *record.task_errors))
     return (
         f"frame {record.frame}  {rolling.answered_fps:.1f}/s  {rolling.capture_to_result_ms:.0f} ms  "
-        f"{rolling.payload_bytes:.0f} B  {rolling.kbps:.0f} kbit/s  {labels}  answered {answered}  dropped {dropped}"
+        f"{rolling.payload_bytes:.0f} B  {rolling.kbps:.0f} kbit/s  {_rate_words(monitor)}{labels}  "
+        f"answered {answered}  {_unchanged_words(monitor)}dropped {dropped}"
     )
 
 
@@ -95,6 +96,8 @@ def render(monitor: Monitor, width: int) -> RenderableType:
     else:
         rolling = monitor.rolling()
         parts += [Text(""), _tasks(record, width), Text(""), _rates(record, rolling, width)]
+        if monitor.choice is not None:
+            parts.append(_rate_control(monitor, record, rolling, width))
         parts += [_stage_bar(record, width), _stage_figures(record, width)]
     parts += [Text(""), _counts(monitor, width)]
     return Group(*parts)
@@ -152,6 +155,35 @@ def _rates(record: FrameRecord, rolling: Rolling, width: int) -> Text:
     return text
 
 
+def _rate_control(monitor: Monitor, record: FrameRecord, rolling: Rolling, width: int) -> Text:
+    """What rate control knows and chose, what its choice loses, and what references save."""
+    choice = monitor.choice
+    assert choice is not None
+    text = Text(f"rate {choice.name}", style="bold magenta", no_wrap=True)
+    loss = record.expected_loss_points
+    text.append(f"  expected loss {'unknown' if loss is None else f'{loss:.1f} points'}", style="default")
+    if 0 < record.decoded_layers < record.layers:
+        text.append(f" ({record.decoded_layers}/{record.layers})", style="yellow")  # layers
+    text.append("  link " + ("unknown" if choice.kbps is None else f"{choice.kbps:,.0f} kbit/s"), style="blue")
+    if rolling.alone_bytes > 0:
+        saved = max(0.0, 1 - rolling.payload_bytes / rolling.alone_bytes)
+        text.append(f"  saved {saved:.0%}", style="green")
+    text.truncate(max(width, 10), overflow="ellipsis")
+    return text
+
+
+def _rate_words(monitor: Monitor) -> str:
+    choice = monitor.choice
+    if choice is None:
+        return ""
+    loss = "" if choice.expected_loss_points is None else f" (loss {choice.expected_loss_points:.1f})"
+    return f"{choice.name}{loss}  "
+
+
+def _unchanged_words(monitor: Monitor) -> str:
+    return f"unchanged {monitor.unchanged}  " if monitor.unchanged else ""
+
+
 def _style(stage: str) -> str:
     if stage in _NETWORK:
         return "blue"
@@ -186,9 +218,10 @@ def _stage_figures(record: FrameRecord, width: int) -> Table:
 
 def _counts(monitor: Monitor, width: int) -> Text:
     captured, answered, dropped = monitor.counts
-    text = Text(
-        f"captured {captured} = answered {answered} + dropped {dropped} + in flight {captured - answered - dropped}"
-    )
+    unchanged = monitor.unchanged
+    repeated = f" + unchanged {unchanged}" if unchanged else ""
+    in_flight = captured - answered - unchanged - dropped
+    text = Text(f"captured {captured} = answered {answered}{repeated} + dropped {dropped} + in flight {in_flight}")
     if dropped:
         causes = ", ".join(
             f"{cause} {frames}" for cause, frames in sorted(monitor.dropped.items(), key=lambda item: -item[1])

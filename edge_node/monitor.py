@@ -13,8 +13,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_node.records import FrameRecord
+from edge_node.records import UNCHANGED, FrameRecord
 from pipeline.clock import Clock, monotonic
+from pipeline.rate_control import RateChoice
 from pipeline.stages import STAGES
 
 FRAMES_KEPT = 20_000
@@ -51,7 +52,7 @@ class TopLabel(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """A run in figures. `captured = answered + Σ dropped + in_flight`."""
+    """A run in figures. `captured = answered + unchanged + Σ dropped + in_flight`."""
 
     captured: int
     answered: int
@@ -92,6 +93,16 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """What was said to the user on the way, the last ones."""
     error: str = ""
     """Why the run ended before its time, if it did."""
+    unchanged: int = 0
+    """Frames that were not sent because their latent was that of an answered one, whose answer was repeated."""
+    operating_points: dict[str, int] = {}
+    """Operating point → answered frames, where rate control chose."""
+    expected_loss_points: float | None = None
+    """Mean of the answered frames' expected loss, in points of top-1; None: not known."""
+    saved_bytes: int = 0
+    """What references and repeated answers saved, in payload bytes: against the same frames standing alone."""
+    link_kbps: float | None = None
+    """Rate control's last estimate of the link, in kbit/s."""
 
     def to_json(self) -> bytes:
         """Indented JSON, figures rounded to what they are worth."""
@@ -122,6 +133,8 @@ class Rolling(msgspec.Struct, frozen=True):
     payload_bytes: float
     capture_to_result_ms: float
     """Median."""
+    alone_bytes: float = 0.0
+    """Mean of what the payloads would have been without references."""
 
 
 class Monitor:
@@ -135,17 +148,23 @@ class Monitor:
         self._ended: float | None = None
         self._captured = 0
         self._answered = 0
+        self._unchanged = 0
         self._dropped: dict[str, int] = {}
+        self._points: dict[str, int] = {}
+        self._losses: list[float] = [0.0, 0.0]  # sum, frames
+        self._saved_bytes = 0
         self._payload_bytes = 0
         self._wire_bytes = 0
         self._milliseconds = np.full((FRAMES_KEPT, _COLUMNS), np.nan, np.float32)
         self._rows: dict[int, int] = {}  # frame -> row, for `presented`
         self._tops: dict[str, dict[str, list[float]]] = {}
-        self._recent: deque[tuple[float, int, int, float]] = deque(maxlen=1000)
+        self._recent: deque[tuple[float, int, int, float, int]] = deque(maxlen=1000)
         self._notices: deque[str] = deque(maxlen=20)
         self.last: FrameRecord | None = None
         """The newest answered frame."""
         self.last_drop: FrameRecord | None = None
+        self.choice: RateChoice | None = None
+        """What rate control wants now; None: nothing chooses."""
         self.late_results = 0
         self.duplicates = 0
         self.connections = 0
@@ -166,6 +185,9 @@ class Monitor:
         with self._lock:
             if record.answered:
                 self._count_answer(record)
+            elif record.state == UNCHANGED:
+                self._unchanged += 1
+                self._saved_bytes += record.alone_bytes
             else:
                 self._dropped[record.state] = self._dropped.get(record.state, 0) + 1
                 self.last_drop = record
@@ -199,12 +221,24 @@ class Monitor:
     def outstanding(self) -> int:
         """Captured frames without a terminal state."""
         with self._lock:
-            return self._captured - self._answered - sum(self._dropped.values())
+            return self._captured - self._answered - self._unchanged - sum(self._dropped.values())
 
     @property
     def dropped(self) -> dict[str, int]:
         with self._lock:
             return dict(self._dropped)
+
+    @property
+    def unchanged(self) -> int:
+        """Frames whose answer is an earlier one."""
+        with self._lock:
+            return self._unchanged
+
+    @property
+    def saved_bytes(self) -> int:
+        """What references and repeated answers saved so far."""
+        with self._lock:
+            return self._saved_bytes
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -220,12 +254,13 @@ class Monitor:
             span = min(ROLLING_S, max(now - (self._started if self._started is not None else now), _SPAN_S_MIN))
         if not recent:
             return Rolling(0.0, 0.0, 0.0, 0.0)
-        _, payloads, wires, milliseconds = zip(*recent, strict=True)
+        _, payloads, wires, milliseconds, alone = zip(*recent, strict=True)
         return Rolling(
             answered_fps=len(recent) / span,
             kbps=sum(wires) * 8 / 1000 / span,
             payload_bytes=sum(payloads) / len(recent),
             capture_to_result_ms=float(np.median(milliseconds)),
+            alone_bytes=sum(alone) / len(recent),
         )
 
     def summary(self) -> Summary:
@@ -239,7 +274,7 @@ class Monitor:
                 captured=self._captured,
                 answered=answered,
                 dropped=dict(sorted(self._dropped.items())),
-                in_flight=self._captured - answered - sum(self._dropped.values()),
+                in_flight=self._captured - answered - self._unchanged - sum(self._dropped.values()),
                 stages=self._stage_percentiles(),
                 capture_to_result_ms=self._total_percentiles(),
                 payload_bytes_mean=payload_mean,
@@ -265,6 +300,11 @@ class Monitor:
                 clock_error_ms=self.clock_error_ms,
                 notices=list(self._notices),
                 error=self.error,
+                unchanged=self._unchanged,
+                operating_points=dict(self._points),
+                expected_loss_points=self._losses[0] / self._losses[1] if self._losses[1] else None,
+                saved_bytes=self._saved_bytes,
+                link_kbps=self.choice.kbps if self.choice is not None else None,
             )
 
     # --- Inside, under the lock ------------------------------------------------------------------------------
@@ -280,7 +320,15 @@ class Monitor:
         self._rows[record.frame] = row
         if len(self._rows) > 256:
             del self._rows[next(iter(self._rows))]
-        self._recent.append((self._clock(), record.payload_bytes, record.wire_bytes, record.capture_to_result_ms))
+        alone_bytes = record.alone_bytes or record.payload_bytes
+        self._saved_bytes += max(0, alone_bytes - record.payload_bytes)
+        if record.operating_point:
+            self._points[record.operating_point] = self._points.get(record.operating_point, 0) + 1
+        if record.expected_loss_points is not None:
+            self._losses = [self._losses[0] + record.expected_loss_points, self._losses[1] + 1]
+        self._recent.append(
+            (self._clock(), record.payload_bytes, record.wire_bytes, record.capture_to_result_ms, alone_bytes)
+        )
         for task, labels in record.tasks.items():
             if labels:
                 self._count_top(task, labels[0].label, labels[0].score)

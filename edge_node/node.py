@@ -14,7 +14,7 @@ counts it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,9 +23,10 @@ import numpy as np
 
 from edge_node.handover import Handover
 from edge_node.monitor import Monitor, Summary
+from edge_node.outcomes import Outcomes
 from edge_node.payload import PayloadEncoder
 from edge_node.pictures import Notify, Source
-from edge_node.records import ANSWERED, FrameRecord, labels_by_task
+from edge_node.records import FrameRecord
 from edge_node.view import LatestView
 from pipeline import limits
 from pipeline.clock import Clock, monotonic
@@ -33,7 +34,17 @@ from pipeline.errors import FrankenError, InputError, TransportError
 from pipeline.frame import Frame, Picture
 from pipeline.preprocess import as_rgb
 from pipeline.wire.edge_session import EdgeSession
-from pipeline.wire.events import Answered, BundleOffered, Closed, Connected, Disconnected, EdgeEvent, FrameDropped
+from pipeline.wire.events import (
+    Answered,
+    BundleOffered,
+    Closed,
+    Connected,
+    Disconnected,
+    EdgeEvent,
+    FrameDropped,
+    FrameUnchanged,
+    TasksNow,
+)
 from recordings.replay import Pace, replay
 
 CONNECT_TIMEOUT_S = 15.0
@@ -47,6 +58,8 @@ LOSSLESS_FRAMES = limits.CREDIT_FRAMES
 BLOCKED_S = 1.0
 """How long a source that is asked to end may still block (a camera that hangs), in seconds."""
 CLOSE_TIMEOUT_S = 3.0
+TURN_S_MAX = 0.05
+"""How long the encode thread sleeps before it looks again whether the link takes a frame, in seconds."""
 
 
 class Transport(Protocol):
@@ -68,6 +81,8 @@ class NodeSettings:
     lossless: bool = False
     pace: Pace | None = None
     budget_ms: int = limits.BUDGET_MS_DEFAULT
+    repeat_ms: int = 0
+    """How old an answer may be that is repeated for a frame that hardly changed, in milliseconds; 0: none is."""
     duration_s: float | None = None
     frames_max: int | None = None
     keep_view: bool = False
@@ -109,7 +124,8 @@ class EdgeNode:
         self._connected = threading.Event()
         self._stop = threading.Event()
         self._ended = threading.Condition()  # a frame has ended, or the node is to stop
-        self._captured_times: dict[int, tuple[float, float | None]] = {}
+        self._outcomes = Outcomes(repeat_ms=0 if self.settings.lossless else self.settings.repeat_ms)
+        self._encode_s = 0.0
         self._last_capture = 0.0
         self._stalled = False
         self._drain_until: float | None = None
@@ -159,6 +175,10 @@ class EdgeNode:
         self._watch_source()
         self._watch_time()
         return self._finished()
+
+    def set_tasks(self, tasks: Sequence[str], top_k: int = 1) -> None:
+        """Ask for other tasks from now on (none: all of the backbone's). Thread-safe; `notify` hears the answer."""
+        self._call(lambda session, now: session.set_tasks(tuple(tasks), top_k, now))
 
     def stop(self) -> None:
         """End soon: no more frames are captured. From any thread, and from signal handlers."""
@@ -253,7 +273,7 @@ class EdgeNode:
         now = self._clock()
         self._last_capture, self._stalled = now, False
         frame = Frame(number, now, np.ascontiguousarray(as_rgb(pixels)), media_time)
-        self._captured_times[number] = (now, media_time)
+        self._outcomes.captured(number, now, media_time)
         self.monitor.captured()
         self._call(lambda session, _: session.capture(number, now))
         if self.settings.keep_view:
@@ -275,7 +295,7 @@ class EdgeNode:
 
     def _encode(self) -> None:
         budget_s = self.settings.budget_ms / 1e3
-        while (frame := self._handover.take()) is not None:
+        while (frame := self._next_frame()) is not None:
             taken_at = self._clock()
             age = taken_at - frame.captured_at
             if self._stop.is_set():
@@ -295,12 +315,35 @@ class EdgeNode:
         with self._ended:
             self._ended.notify_all()
 
+    def _next_frame(self) -> Frame | None:
+        """The newest frame, once the link will take it: what waits before encoding can still be superseded."""
+        control = self._session.control
+        while control is not None and not self._stop.is_set():
+            wait_s = control.turn_at(self._clock()) - self._encode_s - self._clock()
+            if wait_s <= 0:
+                break
+            with self._ended:
+                self._ended.wait(min(wait_s, TURN_S_MAX))
+        return self._handover.take()
+
     def _offer(self, frame: Frame, taken_at: float) -> None:
         """Encode and offer; a frame that cannot be encoded is dropped, and the next one is as good as any."""
+        control = self._session.control
+        rung = None
+        if control is not None:
+            choice = self.monitor.choice = control.choice_at(taken_at)
+            rung = control.ladder[choice.rung]
+            self.payload.choose(choice.encode)
         try:
             encoded = self.payload.encode(frame, taken_at)
         except FrankenError as error:
             self._drop(frame.number, "encode_failed", str(error))
+            return
+        self._encode_s += 0.2 * (self._clock() - taken_at - self._encode_s)
+        self._outcomes.encoded(frame.number, rung, encoded)
+        of = self._outcomes.repeats(frame, encoded)
+        if of is not None:
+            self._call(lambda session, now: session.unchanged(frame.number, of, now))
             return
         kind = self.payload.kind
         self._call(lambda session, now: session.offer(frame.number, encoded.payload, encoded.marks, now, kind=kind))
@@ -317,10 +360,11 @@ class EdgeNode:
     def _on_event(self, event: EdgeEvent) -> None:
         """On the transport's thread."""
         match event:
-            case Answered():
-                self._end(self._answered(event))
-            case FrameDropped():
-                self._end(self._dropped(event))
+            case Answered() | FrameDropped() | FrameUnchanged():
+                self._end(self._outcomes.record(event))
+            case TasksNow(tasks, error):
+                self._outcomes.tasks_changed()
+                self._say(error or f"tasks now: {', '.join(task.name for task in tasks) or 'none'}")
             case Connected(welcome):
                 self.monitor.connections += 1
                 facts = self.monitor.facts
@@ -348,32 +392,6 @@ class EdgeNode:
             case Closed():
                 self._connected.clear()
                 self.stop()
-
-    def _answered(self, event: Answered) -> FrameRecord:
-        labels, errors = labels_by_task(event.tasks)
-        captured_at, media_time = self._captured_times.pop(event.frame, (0.0, None))
-        return FrameRecord(
-            frame=event.frame,
-            state=ANSWERED,
-            captured_at=captured_at,
-            media_time=media_time,
-            tasks=labels,
-            task_errors=errors,
-            stages_ms=event.stages_ms,
-            capture_to_result_ms=event.capture_to_result_ms,
-            clock_error_ms=event.clock_error_ms,
-            payload_bytes=event.payload_bytes,
-            wire_bytes=event.wire_bytes,
-            layers=event.layers,
-            decoded_layers=event.decoded_layers,
-            batch=event.result.batch,
-        )
-
-    def _dropped(self, event: FrameDropped) -> FrameRecord:
-        captured_at, media_time = self._captured_times.pop(event.frame, (0.0, None))
-        return FrameRecord(
-            frame=event.frame, state=event.cause, captured_at=captured_at, media_time=media_time, detail=event.detail
-        )
 
     def _end(self, record: FrameRecord) -> None:
         if record.state == "encode_failed" and not self.monitor.dropped.get("encode_failed"):

@@ -13,19 +13,17 @@ from numpy.typing import NDArray
 from edge_node.records import FrameRecord
 from edge_node.references import ReferenceShelf
 from pipeline.clock import Clock, monotonic
-from pipeline.codec import LatentCodec, OperatingPoint, quantise
-from pipeline.codec.quantisation import Symbols
+from pipeline.codec import LatentCodec, OperatingPoint, Reference, quantise, quantise_sticky
+from pipeline.codec.quantisation import Latent, Symbols
 from pipeline.errors import ConfigError
 from pipeline.frame import Frame
 from pipeline.preprocess import Preprocessor, PreprocessSpec
+from pipeline.rate_control import EncodeChoice
 from pipeline.runtime.encoder import FrameEncoder
 from pipeline.wire.messages import Welcome
 from pipeline.wire.stage_marks import StageMarks
 
 Kind = Literal["bitstream", "jpeg"]
-
-STANDS_ALONE_ABOVE = 1.15
-"""A frame that comes out this much larger than the last one is tried without its reference too: the scene changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +32,12 @@ class Encoded:
 
     payload: bytes
     marks: StageMarks
+    reference: int | None = None
+    """Number of the frame that it is coded against; None: it stands alone."""
+    alone_bytes: int = 0
+    """About what it would take standing alone; 0: not known."""
+    changed_share: float = 1.0
+    """Share of its symbols that differ from the reference's."""
 
 
 class PayloadEncoder(Protocol):
@@ -47,6 +51,10 @@ class PayloadEncoder(Protocol):
         """Encode `frame`, which left the capture stage at `taken_at`. Raises FrankenError."""
         ...
 
+    def choose(self, choice: EncodeChoice) -> None:
+        """How the next frames are to be encoded. On the encoding thread."""
+        ...
+
     def opened(self, welcome: Welcome) -> None:
         """A session was welcomed in which later frames may refer to earlier ones. From any thread."""
         ...
@@ -58,11 +66,24 @@ class PayloadEncoder(Protocol):
     def describe(self) -> str: ...
 
 
-class LatentPayload:
-    """Bitstreams: preprocess, analysis, quantisation and entropy coding.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way of coding a frame. `layers` None: all; `reference` None: it stands alone."""
 
-    `operating_point` is an index into `points`; it and `layers` (how many are sent, None: all) may be changed while
-    running.
+    symbols: Symbols
+    operating_point: int
+    layers: int | None
+    reference: Reference | None
+    alone_bytes: int = 0
+    """About what the frame would take without a reference."""
+
+
+class LatentPayload:
+    """Bitstreams: preprocess, analysis, quantisation and entropy coding, against a frame that the server has.
+
+    These may be changed while running: `operating_point`, an index into `points`; `layers`, how many are sent (None:
+    all); `sticky_threshold`, how far in symbols a latent may lie from its reference's symbol that is kept (None: as the
+    operating point says, 0: off).
     """
 
     kind: Kind = "bitstream"
@@ -75,17 +96,18 @@ class LatentPayload:
         *,
         operating_point: int,
         layers: int | None = None,
+        sticky_threshold: float | None = None,
         clock: Clock = monotonic,
     ) -> None:
         self.operating_point = operating_point
         self.layers = layers
+        self.sticky_threshold = sticky_threshold
         self.input_pixels = encoder.spec.size**2
         self._encoder = encoder
         self._codec = codec
         self._points = points
         self._clock = clock
         self._references = ReferenceShelf()
-        self._last_bytes = 0
 
     def encode(self, frame: Frame, taken_at: float) -> Encoded:
         """Raises InputError, EngineError."""
@@ -93,11 +115,21 @@ class LatentPayload:
         preprocessed = self._clock()
         latent = self._encoder.analyse(image)
         analysed = self._clock()
-        index = self.operating_point
-        symbols = quantise(latent, self._points[index])
-        payload = self._code(symbols, index)
-        self._references.sent(frame.number, symbols)
-        return Encoded(payload, StageMarks(frame.captured_at, taken_at, preprocessed, analysed, self._clock()))
+        choice = self._choose(latent, self.operating_point, self.layers)
+        payload = self._codec.encode(
+            choice.symbols, choice.operating_point, layers=choice.layers, reference=choice.reference
+        )
+        self._references.sent(frame.number, choice.symbols)
+        marks = StageMarks(frame.captured_at, taken_at, preprocessed, analysed, self._clock())
+        if choice.reference is None:
+            return Encoded(payload, marks, alone_bytes=len(payload))
+        held = self._codec.held_symbols(choice.reference)
+        return Encoded(payload, marks, choice.reference.frame, choice.alone_bytes, _changed_share(choice.symbols, held))
+
+    def choose(self, choice: EncodeChoice) -> None:
+        self.operating_point, self.layers = choice.operating_point, choice.layers
+        if choice.theta is not None:
+            self.sticky_threshold = choice.theta
 
     def opened(self, welcome: Welcome) -> None:
         window = welcome.reference_window if self._codec.takes_references else 0
@@ -109,17 +141,37 @@ class LatentPayload:
         else:
             self._references.dropped(record.frame, record.state)
 
-    def _code(self, symbols: Symbols, index: int) -> bytes:
-        """Against the newest reference, or alone where that is shorter."""
+    def stand_alone(self) -> None:
+        """The next frame refers to no earlier one: somebody who listens has missed one. From any thread."""
+        self._references.forget()
+
+    def _choose(self, latent: Latent, index: int, layers: int | None) -> Choice:
+        """Against the newest reference, or alone where the tables say that this is shorter: the scene has changed.
+
+        Alone, a frame has nothing to stick to: its symbols are the nearest ones.
+        """
+        alone = Choice(quantise(latent, self._points[index]), index, layers, None)
         reference = self._references.newest()
-        payload = self._codec.encode(symbols, index, layers=self.layers, reference=reference)
-        if reference is not None and len(payload) > STANDS_ALONE_ABOVE * self._last_bytes:
-            payload = min(payload, self._codec.encode(symbols, index, layers=self.layers), key=len)
-        self._last_bytes = len(payload)
-        return payload
+        if reference is None:
+            return alone
+        held = self._codec.held_symbols(reference)
+        symbols = quantise_sticky(latent, self._points[index], held, threshold=self.sticky_threshold)
+        alone_bits = self._bits(alone)
+        referring = Choice(symbols, index, layers, reference, alone_bytes=round(alone_bits / 8))
+        return referring if self._bits(referring) <= alone_bits else alone
+
+    def _bits(self, choice: Choice) -> float:
+        return self._codec.estimate_bits(
+            choice.symbols, choice.operating_point, layers=choice.layers, reference=choice.reference
+        )
 
     def describe(self) -> str:
         return self._encoder.describe()
+
+
+def _changed_share(symbols: Symbols, held: Symbols) -> float:
+    """Against a reference that was not whole everything counts as changed: its answer was a poorer one."""
+    return float(np.mean(symbols != held)) if held.shape == symbols.shape else 1.0
 
 
 class JpegPayload:
@@ -143,6 +195,9 @@ class JpegPayload:
         preprocessed = self._clock()
         payload = self._compress(pixels, self._quality)
         return Encoded(payload, StageMarks(frame.captured_at, taken_at, preprocessed, preprocessed, self._clock()))
+
+    def choose(self, choice: EncodeChoice) -> None:
+        """Pictures have one quality."""
 
     def opened(self, welcome: Welcome) -> None:
         """Pictures stand alone."""

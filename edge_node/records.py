@@ -7,10 +7,15 @@ from typing import IO, Self
 
 import msgspec
 
+from pipeline import accounting
 from pipeline.errors import ConfigError
+from pipeline.wire.edge_session import EdgeSession
 from pipeline.wire.messages import TaskResult
 
 ANSWERED = "answered"
+LOG_RECORDS = 30
+"""Records that a log holds back at most: a second of frames."""
+UNCHANGED = accounting.UNCHANGED
 
 
 class LabelScore(msgspec.Struct, frozen=True):
@@ -25,7 +30,7 @@ class FrameRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     frame: int
     state: str
-    """"answered", or the cause of its drop."""
+    """"answered", "unchanged" (an earlier answer is repeated), or the cause of its drop."""
     captured_at: float = 0.0
     media_time: float | None = None
     detail: str = ""
@@ -43,6 +48,21 @@ class FrameRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     layers: int = 0
     decoded_layers: int = 0
     batch: int = 0
+    operating_point: str = ""
+    expected_loss_points: float | None = None
+    """Points of top-1 that its operating point and layers lose, as measured for the bundle; None: not measured."""
+    reference: int | None = None
+    """The frame that it was coded against; unchanged: the frame whose answer this is."""
+    alone_bytes: int = 0
+    """About what its payload would have been without a reference; 0: not known."""
+    answer_age_ms: float = 0.0
+    """Unchanged: age of the repeated answer's frame when this one was captured."""
+    bits_per_pixel: float = 0.0
+    """Payload bits per pixel of the encoder's input."""
+    credits: int | None = None
+    """Frames that might still have been sent when this one ended."""
+    clock_offset_ms: float | None = None
+    """The server's clock minus ours, right to ± `clock_error_ms`; None: not known yet."""
 
     @property
     def answered(self) -> bool:
@@ -60,8 +80,23 @@ def labels_by_task(results: tuple[TaskResult, ...]) -> tuple[dict[str, list[Labe
     return labels, errors
 
 
+def with_link(record: FrameRecord, session: EdgeSession, *, input_pixels: int) -> FrameRecord:
+    """`record` with what the session knows as the frame ends, for logs and traces. On the session's thread."""
+    offset_s = session.clock.offset_s
+    return msgspec.structs.replace(
+        record,
+        bits_per_pixel=round(record.payload_bytes * 8 / input_pixels, 4),
+        credits=session.credit_available,
+        clock_offset_ms=None if offset_s is None else offset_s * 1e3,
+    )
+
+
 class FrameLog:
-    """Writes records to a file, one line of JSON each (JSON Lines). Use as a context manager."""
+    """Writes records to a file, one line of JSON each (JSON Lines). Use as a context manager.
+
+    Records are encoded LOG_RECORDS at a time: in between two frames' networks, with cold caches, one alone costs
+    several times as much.
+    """
 
     def __init__(self, path: str | Path) -> None:
         try:
@@ -71,12 +106,20 @@ class FrameLog:
                 f"frame log {str(path)!r} cannot be written: {error.strerror}: choose another path"
             ) from None
         self._encoder = msgspec.json.Encoder()
+        self._waiting: list[FrameRecord] = []
 
     def write(self, record: FrameRecord) -> None:
-        self._file.write(self._encoder.encode(record) + b"\n")
+        self._waiting.append(record)
+        if len(self._waiting) >= LOG_RECORDS:
+            self._write_waiting()
 
     def close(self) -> None:
+        self._write_waiting()
         self._file.close()
+
+    def _write_waiting(self) -> None:
+        self._file.write(self._encoder.encode_lines(self._waiting))
+        self._waiting.clear()
 
     def __enter__(self) -> Self:
         return self

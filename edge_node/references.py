@@ -59,6 +59,11 @@ class ReferenceShelf:
             if cause == "undecodable":
                 self._forget()
 
+    def forget(self) -> None:
+        """Nothing is coded against an earlier frame until a later one is acknowledged."""
+        with self._lock:
+            self._forget()
+
     def newest(self) -> Reference | None:
         """What the next frame is coded against; None: it stands alone."""
         with self._lock:

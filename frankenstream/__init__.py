@@ -26,6 +26,8 @@ _PUBLIC = {
     "open_source": "edge_node",
     "Server": "analytics_server",
     "TaskHead": "tasks",
+    "Task": "tasks",
+    "Catalogue": "tasks",
     "FrankenError": "pipeline.errors",
     "InputError": "pipeline.errors",
     "BundleError": "pipeline.errors",

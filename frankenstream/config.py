@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cyclopts import Parameter
 
 from pipeline import limits
+from pipeline.errors import ConfigError
+from pipeline.transports.access import ClientAccess, IceServer
 
 DEFAULT_URL = "tcp://127.0.0.1:5555"
 DEFAULT_HTTP = "127.0.0.1:8080"
@@ -32,7 +35,13 @@ class EncoderSettings:
     bundle:
         Bundle folder or .zip; the default one if not given.
     quality:
-        Operating point: how many bytes a frame may cost, e.g. low, standard, high.
+        Operating point: how many bytes a frame may cost, e.g. low, standard, high. If not given, rate control chooses
+        the best one that the link carries.
+    layers:
+        Layers of a frame that are sent, from the most important one; all if not given.
+    sticky:
+        How far the scene may move before it is sent anew, in steps of the quantiser (0.5 to 4), or off: more means
+        fewer bytes and less accuracy; as the bundle says if not given.
     precision:
         auto measures fp32 and int8 at the start and takes the faster one that the bundle allows.
     provider:
@@ -43,9 +52,19 @@ class EncoderSettings:
 
     bundle: Path | None = None
     quality: str = ""
+    layers: int | None = None
+    sticky: float | Literal["off"] | None = None
     precision: str = "auto"
     provider: str = "auto"
     threads: int = 1
+
+    @property
+    def sticky_threshold(self) -> float | None:
+        """In symbols; None: as the bundle says. Raises ConfigError if it is out of range."""
+        reach = 0.0 if self.sticky == "off" else self.sticky
+        if reach is not None and not 0.0 <= reach <= limits.STICKY_THRESHOLD_MAX:
+            raise ConfigError(f"sticky is {reach:g}, expected 0 to {limits.STICKY_THRESHOLD_MAX:g}, or off")
+        return reach
 
 
 @Parameter(name="*")
@@ -65,6 +84,9 @@ class StreamSettings:
         Age from capture at which an answer is no longer wanted, in milliseconds.
     fps:
         Frames per second at most; the source's own rate if not given.
+    repeat_ms:
+        Repeat the last answer, if it is not older than this, for a frame in which nothing worth sending has changed; 0:
+        send every frame.
     link:
         Simulated link in between: lte, wifi, ble or lossy.
     link_seed:
@@ -76,6 +98,7 @@ class StreamSettings:
     top_k: int = 1
     budget_ms: int = limits.BUDGET_MS_DEFAULT
     fps: float | None = None
+    repeat_ms: int = limits.REPEAT_MS_DEFAULT
     link: str | None = None
     link_seed: int = 0
 
@@ -113,6 +136,8 @@ class ServerSettings:
         Folder of the server's CURVE keys (`frankenstream keys create`).
     admin_token:
         Bearer token of the admin interface; required beyond loopback.
+    record:
+        Record every session to a .mcap file of its own in this folder.
     """
 
     listen: str = DEFAULT_URL
@@ -126,6 +151,7 @@ class ServerSettings:
     batch_delay_ms: float = 4.0
     keys: Path | None = None
     admin_token: str = ""
+    record: Path | None = None
 
 
 @Parameter(name="*")
@@ -141,6 +167,10 @@ class OutputSettings:
         Write the summary as JSON to this file.
     log:
         Write a line of JSON for each frame to this file.
+    trace:
+        Send traces to the OpenTelemetry collector at this OTLP/HTTP URL, e.g. http://127.0.0.1:4318 (extra `trace`).
+    trace_every:
+        Trace one frame in so many.
     save:
         Write the annotated video to this .mp4 file.
     show:
@@ -149,6 +179,10 @@ class OutputSettings:
         End after so many seconds.
     frames:
         End after so many captured frames.
+    record:
+        Record what is sent and answered to this new .mcap file (`frankenstream recordings`, Foxglove).
+    record_thumbnails:
+        Small pictures in the recording, a second at most; 0: none.
     """
 
     headless: bool = False
@@ -158,3 +192,68 @@ class OutputSettings:
     show: bool = False
     duration: float | None = None
     frames: int | None = None
+    record: Path | None = None
+    record_thumbnails: float = 0.0
+    trace: str = ""
+    trace_every: int = 100
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class AccessSettings:
+    """How the edge shows who it is over ws:// and webrtc+http://, and whom it trusts.
+
+    Parameters
+    ----------
+    token:
+        Token of a server on ws(s):// or webrtc+http(s)://.
+    ca:
+        Certificate of a local authority (the server's ca.pem); the system's authorities if not given.
+    ice:
+        STUN and TURN servers, comma separated: stun:HOST:PORT, turn:USER:PASSWORD@HOST:PORT.
+    fallback:
+        Go over to WebSocket where WebRTC finds no way.
+    """
+
+    token: str = ""
+    ca: Path | None = None
+    ice: str = ""
+    fallback: bool = True
+
+    def client(self) -> ClientAccess:
+        """For `connect`. Raises ConfigError."""
+        return ClientAccess(self.token, self.ca, ice_servers(self.ice), self.fallback)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class DoorSettings:
+    """How edges and phones get in on the HTTP port.
+
+    Parameters
+    ----------
+    stream_token:
+        Token that edges show on ws:// and webrtc+http://; beyond loopback only paired devices get in without one.
+    pair:
+        Print a link and its QR code that pair one device (a phone), once.
+    tls:
+        HTTPS: the server's certificate (PEM, with its chain), or `local` for one of a local authority made here.
+    tls_key:
+        Private key of the certificate; in the same file if not given.
+    origins:
+        Foreign web pages that may stream, comma separated, e.g. https://cameras.example.
+    ice:
+        STUN and TURN servers that WebRTC may use, comma separated: stun:HOST:PORT, turn:USER:PASSWORD@HOST:PORT.
+    """
+
+    stream_token: str = ""
+    pair: bool = False
+    tls: str = ""
+    tls_key: Path | None = None
+    origins: str = ""
+    ice: str = ""
+
+
+def ice_servers(text: str) -> tuple[IceServer, ...]:
+    """What a comma-separated setting lists. Raises ConfigError."""
+    return tuple(IceServer.parse(name) for name in names(text))

@@ -31,13 +31,21 @@ from edge_node import (
 )
 from edge_node.live_table import LiveTable
 from edge_node.presenter import presenters
-from frankenstream.config import EncoderSettings, OutputSettings, StreamSettings
+from edge_node.records import with_link
+from edge_node.tracing import FrameTracer
+from frankenstream.config import AccessSettings, EncoderSettings, OutputSettings, StreamSettings
+from frankenstream.edge_record import connect_recorded, recorded
 from pipeline.bundle import Bundle, EdgeBundle
+from pipeline.bundle.ladder import rate_ladder
 from pipeline.errors import BundleError, ConfigError
+from pipeline.rate_control import RateControl
 from pipeline.runtime.encoder import FrameEncoder, preprocess_spec
-from pipeline.transports import ClientKeys, LinkModel, connect
+from pipeline.transports import ClientKeys, LinkModel
 from pipeline.wire import EdgeSession
 from recordings.replay import Pace
+
+_FPS_UNBOUND = 1000.0
+"""Frame rate of a file that is read as fast as it goes: the link and the server are the limit."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,7 @@ class EdgeRun:
     lossless: bool = False
     jpeg_quality: int | None = None
     keys: Path | None = None
+    access: AccessSettings = field(default_factory=AccessSettings)
 
 
 def run_edge(run: EdgeRun, *, console: Console) -> Summary:
@@ -68,10 +77,13 @@ def run_edge(run: EdgeRun, *, console: Console) -> Summary:
         sinks: list[Callable[[FrameRecord], None]] = []
         if run.output.log is not None:
             sinks.append(stack.enter_context(FrameLog(run.output.log)).write)
+        if run.output.trace:
+            tracer = FrameTracer(run.output.trace, every=run.output.trace_every, attributes={"source": run.source})
+            sinks.append(stack.enter_context(tracer).write)
         bundle = open_edge_bundle(run.encoder.bundle)
         source = open_source(run.source, notify=lambda line: _say(console, line))
-        node = _build(run, bundle, source, sinks, console)
-        stack.enter_context(_stopped_by_signals(node))
+        node = _build(run, bundle, source, sinks, console, stack)
+        stack.enter_context(stopped_by_signals(node))
         stack.enter_context(_presenters(run.output, node, bundle, source.fps))
         table = stack.enter_context(LiveTable(node.monitor, console=console, headless=run.output.headless))
         summary = node.run(table.tick)
@@ -95,6 +107,8 @@ def report(summary: Summary, console: Console) -> None:
     """The summary for people: counts, rate, stages, labels, and why frames were dropped."""
     console.print()
     counts = f"captured {summary.captured} = answered {summary.answered}"
+    if summary.unchanged:
+        counts += f" + unchanged {summary.unchanged}"
     if summary.dropped or summary.in_flight:
         counts += f" + dropped {sum(summary.dropped.values())} + in flight {summary.in_flight}"
     console.print(f"[bold]{counts}[/]   {summary.fps:.1f} answers/s over {summary.duration_s:.1f} s", highlight=False)
@@ -109,6 +123,8 @@ def report(summary: Summary, console: Console) -> None:
             f"with the wire {summary.wire_bytes_mean:,.0f} B, {summary.kbps:,.0f} kbit/s",
             highlight=False,
         )
+        for line in _rate_lines(summary):
+            console.print(line, highlight=False)
         console.print(_stage_table(summary, console.width))
     labels = ", ".join(f"{task}: {top.label} ({top.share:.0%} of frames)" for task, top in summary.tasks.items())
     if labels:
@@ -116,6 +132,22 @@ def report(summary: Summary, console: Console) -> None:
     console.print(f"encoder {summary.encoder}; entropy coder {summary.coder}", highlight=False, style="dim")
     for line in explain_drops(summary):
         console.print(line, highlight=False)
+
+
+def _rate_lines(summary: Summary) -> list[str]:
+    """What rate control chose, and what references saved."""
+    lines = []
+    if summary.operating_points:
+        shares = ", ".join(
+            f"{name} {frames / summary.answered:.0%}" for name, frames in summary.operating_points.items()
+        )
+        loss = summary.expected_loss_points
+        lines.append(f"operating point {shares}   expected loss {'unknown' if loss is None else f'{loss:.1f} points'}")
+    if summary.saved_bytes > 0:
+        spent = summary.payload_bytes_mean * summary.answered
+        saved = summary.saved_bytes
+        lines.append(f"references and repeated answers saved {saved / 1e3:,.0f} kB, {saved / (saved + spent):.0%}")
+    return lines
 
 
 def _stage_table(summary: Summary, width: int) -> Table:
@@ -147,8 +179,14 @@ def _say(console: Console, line: str) -> None:
 
 
 def _build(
-    run: EdgeRun, bundle: EdgeBundle, source: Source, sinks: list[Callable[[FrameRecord], None]], console: Console
+    run: EdgeRun,
+    bundle: EdgeBundle,
+    source: Source,
+    sinks: list[Callable[[FrameRecord], None]],
+    console: Console,
+    stack: contextlib.ExitStack,
 ) -> EdgeNode:
+    """The node of `run`. What must be closed after it goes onto `stack`."""
     point = bundle.edge_spec.operating_point_index(run.encoder.quality)
     payload, coder = _payload(run, bundle, point)
     stream = run.stream
@@ -158,7 +196,7 @@ def _build(
         bundle_id=bundle.bundle_id if isinstance(bundle, Bundle) else "",
         encoder=payload.describe(),
         coder=coder,
-        operating_point=bundle.edge_spec.operating_points[point].name,
+        operating_point=_quality_words(run, bundle, point),
         transport=run.server,
         link=stream.link or "",
         input_pixels=payload.input_pixels,
@@ -171,25 +209,49 @@ def _build(
         top_k=stream.top_k,
         lossless=run.lossless,
         budget_ms=stream.budget_ms,
+        control=_rate_control(run, bundle, source),
     )
     keys = ClientKeys.from_folder(run.keys) if run.keys else None
+    access = run.access.client()
+    recording = stack.enter_context(recorded(
+        run.output, bundle, monitor.facts, say=lambda line: _say(console, line),
+        on_gap=payload.stand_alone if isinstance(payload, LatentPayload) else lambda: None,
+    ))  # fmt: skip
     return EdgeNode(
-        source,
+        source if recording is None else recording.watch(source),
         payload,
         session,
-        lambda session, on_event: connect(run.server, session, on_event, keys=keys, link=link),
+        lambda session, on_event: connect_recorded(
+            recording, run.server, session, on_event, keys=keys, link=link, access=access
+        ),
         settings=NodeSettings(
             lossless=run.lossless,
             pace=run.pace,
             budget_ms=stream.budget_ms,
+            repeat_ms=stream.repeat_ms,
             duration_s=run.output.duration,
             frames_max=run.output.frames,
             keep_view=run.output.show or run.output.save is not None,
         ),
         monitor=monitor,
-        on_record=lambda record: _to_all(sinks, record),
+        on_record=_to_all(sinks, session, payload.input_pixels),
         notify=lambda line: _say(console, line),
     )
+
+
+def _rate_control(run: EdgeRun, bundle: EdgeBundle, source: Source) -> RateControl | None:
+    """What chooses operating point and frame rate; None: lossless replay and JPEGs have nothing to choose."""
+    if run.lossless or run.jpeg_quality is not None:
+        return None
+    ladder = rate_ladder(bundle.edge_spec, quality=run.encoder.quality, layers=run.encoder.layers)
+    as_fast_as_read = run.pace is not None and not run.pace.realtime and not source.live
+    fps = run.stream.fps or (_FPS_UNBOUND if as_fast_as_read or source.fps <= 0 else source.fps)
+    return RateControl(ladder, fps_max=fps, budget_s=run.stream.budget_ms / 1e3)
+
+
+def _quality_words(run: EdgeRun, bundle: EdgeBundle, point: int) -> str:
+    chooses = not run.encoder.quality and not run.lossless and run.jpeg_quality is None
+    return "auto" if chooses else bundle.edge_spec.operating_points[point].name
 
 
 def _payload(run: EdgeRun, bundle: EdgeBundle, point: int) -> tuple[PayloadEncoder, str]:
@@ -201,16 +263,29 @@ def _payload(run: EdgeRun, bundle: EdgeBundle, point: int) -> tuple[PayloadEncod
     )
     codec = bundle.latent_codec()
     points = bundle.latent_spec.operating_points
-    return LatentPayload(encoder, codec, points, operating_point=point), codec.coder
+    sticky = run.encoder.sticky_threshold
+    payload = LatentPayload(
+        encoder, codec, points, operating_point=point, layers=run.encoder.layers, sticky_threshold=sticky
+    )
+    return payload, codec.coder
 
 
-def _to_all(sinks: list[Callable[[FrameRecord], None]], record: FrameRecord) -> None:
-    for sink in sinks:
-        sink(record)
+def _to_all(
+    sinks: list[Callable[[FrameRecord], None]], session: EdgeSession, input_pixels: int
+) -> Callable[[FrameRecord], None]:
+    """Each record to logs and traces, with what the session knows; nothing is spent where there are none."""
+
+    def take(record: FrameRecord) -> None:
+        if sinks:
+            whole = with_link(record, session, input_pixels=input_pixels)
+            for sink in sinks:
+                sink(whole)
+
+    return take
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(node: EdgeNode) -> Iterator[None]:
+def stopped_by_signals(node: EdgeNode) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the run in good order; a second one at once."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,8 +1,9 @@
 """The counts of frames: every captured frame ends in exactly one counted state (DESIGN principle 4).
 
-Edge (authoritative):  captured = answered + Σ dropped[cause] + in_flight
+Edge (authoritative):  captured = answered + unchanged + Σ dropped[cause] + in_flight
 Server:                received = answered + Σ dropped[server causes] + in_flight
 
+`unchanged` is a frame that was not sent because its latent is that of an answered one, whose answer is repeated.
 The first terminal state of a frame is final: a later result counts as `late_results`, a second one as `duplicates`.
 Pure: no clock, no I/O.
 """
@@ -19,6 +20,10 @@ COMMON_CAUSES: tuple[str, ...] = ("disconnected", "stopped")
 CAUSES: tuple[str, ...] = EDGE_CAUSES + SERVER_CAUSES + COMMON_CAUSES
 
 
+UNCHANGED = "unchanged"
+"""State of a frame that was not sent because an earlier answer holds for it. Not a drop."""
+
+
 class FrameAccount:
     """Counts frames of one session on one side.
 
@@ -29,6 +34,7 @@ class FrameAccount:
     def __init__(self) -> None:
         self.entered = 0
         self.answered = 0
+        self.unchanged = 0
         self.dropped: dict[str, int] = {}
         self.late_results = 0
         self.duplicates = 0
@@ -56,6 +62,14 @@ class FrameAccount:
             self.late_results += 1
         return False
 
+    def repeat(self, frame: int) -> bool:
+        """`frame` gets an earlier frame's answer. True if that is its terminal state."""
+        if frame not in self.in_flight:
+            return False
+        self.unchanged += 1
+        self._end(frame, UNCHANGED)
+        return True
+
     def drop(self, frame: int, cause: str) -> bool:
         """`frame` is dropped for `cause`. True if that is its terminal state."""
         assert cause in CAUSES, cause
@@ -73,13 +87,13 @@ class FrameAccount:
         return frames
 
     def ended(self, frame: int) -> str | None:
-        """Terminal state of a remembered frame: "answered", a cause, or None."""
+        """Terminal state of a remembered frame: "answered", "unchanged", a cause, or None."""
         return self._ended.get(frame)
 
     @property
     def balanced(self) -> bool:
         """Whether the count equation holds. False is a bug of ours."""
-        return self.entered == self.answered + sum(self.dropped.values()) + len(self.in_flight)
+        return self.entered == self.answered + self.unchanged + sum(self.dropped.values()) + len(self.in_flight)
 
     def _end(self, frame: int, state: str) -> None:
         self.in_flight.discard(frame)

@@ -13,6 +13,8 @@ LATENT_SYMBOLS_MAX = 4_194_304
 LAYERS_MAX = 16
 SYMBOL_MAGNITUDE_MAX = 4_095
 """Symbols are clipped to ± this by the encoder; larger ones are refused by the decoder."""
+STICKY_THRESHOLD_MAX = 4.0
+"""Furthest that a latent may lie from a symbol that is kept for it, in symbols; beyond about 2 little is left of it."""
 
 # --- Wire ----------------------------------------------------------------------------------------------------
 MESSAGE_BYTES_MAX = 4_194_304
@@ -44,6 +46,8 @@ REMEMBERED_FRAMES = 1_024
 # --- Time ----------------------------------------------------------------------------------------------------
 BUDGET_MS_DEFAULT = 500
 """Age at which a live frame is no longer worth answering, in milliseconds from capture."""
+REPEAT_MS_DEFAULT = 1_000
+"""How old an answer may be that is repeated for a live frame that hardly changed, in milliseconds."""
 LOST_GRACE_MS = 500
 """A frame counts as `lost` at its deadline plus this, in milliseconds."""
 CREDIT_VALID_MS = 2_000
@@ -66,6 +70,35 @@ PING_INTERVAL_MS = 1_000
 PING_INTERVAL_AT_CONNECT_MS = 25
 PINGS_AT_CONNECT = 8
 CLOCK_WINDOW_MS = 30_000
+
+# --- WebRTC --------------------------------------------------------------------------------------------------
+SDP_BYTES_MAX = 65_536
+"""Largest offer, in bytes; one of a data channel with many candidates has about 3,000."""
+ICE_CANDIDATES_MAX = 32
+PEERS_CONNECTING_MAX = 16
+"""Peer connections of a server that are not up yet; one more offer is answered with 429."""
+DATAGRAM_BYTES_MAX = 1_150
+"""Largest message on a channel that may lose messages: fits one packet, so that one lost packet costs one part."""
+FRAME_LIFETIME_MS = 250
+"""How long a part of a frame may be sent again, in milliseconds."""
+
+# --- Tasks -----------------------------------------------------------------------------------------------------
+TASK_CLASSES_MAX = 10_000
+"""Classes of one task head."""
+TASK_NAME_BYTES_MAX = 200
+"""Longest name of a user's task in UTF-8, since it names a folder."""
+HEAD_BYTES_MAX = 67_108_864
+"""Largest array file of one head, in bytes (10,000 classes of 1,280 features with their means take 51 MB)."""
+HEADS_PER_TASK_MAX = 16
+"""Backbones that one version of a task has heads on."""
+TASK_VERSIONS_KEPT = 10
+"""Versions of a task that stay in the home folder; older ones are removed when a new one is written."""
+CAPTURES_MAX = 8
+"""Captures that may run on a server at one time."""
+CAPTURE_FRAMES_MAX = 256
+"""Frames of one capture."""
+CAPTURE_S_MAX = 120
+"""How long one capture may wait for its frames, in seconds."""
 
 # --- Bundle --------------------------------------------------------------------------------------------------
 BUNDLE_FILE_BYTES_MAX = 67_108_864

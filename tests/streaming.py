@@ -12,6 +12,8 @@ import numpy as np
 from pipeline.bundle import EdgeBundle
 from pipeline.clock import monotonic
 from pipeline.transports import ClientKeys, EdgeTransport, connect
+from pipeline.transports.access import ClientAccess
+from pipeline.transports.base import OnTraffic
 from pipeline.wire import EdgeSession, StageMarks
 from pipeline.wire.events import Answered, Closed, Connected, EdgeEvent, FrameDropped
 
@@ -29,6 +31,8 @@ class StreamingEdge:
         *,
         keys: ClientKeys | None = None,
         codec_id: str | None = None,
+        access: ClientAccess | None = None,
+        on_traffic: OnTraffic | None = None,
         **session: Any,
     ) -> None:
         session.setdefault("budget_ms", 10_000.0)
@@ -38,7 +42,9 @@ class StreamingEdge:
         self._changed = threading.Condition()
         self._rng = np.random.default_rng(0)
         self._next = 0
-        self.transport: EdgeTransport = connect(url, self.session, self._on_event, keys=keys)
+        self.transport: EdgeTransport = connect(
+            url, self.session, self._on_event, keys=keys, access=access, on_traffic=on_traffic
+        )
 
     def __enter__(self) -> StreamingEdge:
         return self

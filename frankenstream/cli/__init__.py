@@ -22,12 +22,16 @@ COMMANDS: dict[str, str] = {
     "try": "Label one image directly and through the codec, side by side.",
     "edge": "Stream a camera, video or folder to a server.",
     "serve": "Answer edges: decode latents, run backbones and task heads.",
-    "replay": "Replay videos through the live path: at their own pace, fast, in a loop or lossless.",
-    "tasks": "List tasks and heads.",
+    "replay": "Replay videos and recordings through the live path: at their own pace, fast, lossless or step by step.",
+    "train": "Train codecs, decoders, heads and backbones on photos of your own.",
+    "recordings": "Look at recordings, cut, export, recover and play them.",
+    "tasks": "Teach tasks of your own, from pictures or a live camera, while a server runs.",
     "bundle": "Look at bundles and verify them.",
     "keys": "Make and show the keys that encrypt connections.",
+    "pair": "A link and its QR code that let one more device stream.",
     "doctor": "Check this installation and say what to do about what is missing.",
-    "bench": "Measure this device.",
+    "top": "Watch a server live: sessions, stages, drops, tasks.",
+    "bench": "Measure: this device, or how many streams a server carries.",
 }
 
 
@@ -46,7 +50,7 @@ def build_app(config_file: Path | None = None) -> App:
     )
     for name, sentence in COMMANDS.items():
         module = f"frankenstream.cli.{'try_' if name == 'try' else name}"
-        target = "app" if name in ("tasks", "bundle", "keys", "bench") else "command"
+        target = "app" if name in ("tasks", "bundle", "keys", "bench", "recordings", "train") else "command"
         app.command(f"{module}:{target}", name=name, help=sentence)
     app.register_install_completion_command(help="Install completion for your shell.")
     return app
@@ -89,7 +93,8 @@ def _take_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
 
 
 def _fail(line: str, code: int) -> int:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]frankenstream:[/] {_escape(line)}")
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    console.print(f"[bold red]frankenstream:[/] {_escape(line)}")
     return code
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from frankenstream.config import EncoderSettings, OutputSettings, StreamSettings
+from frankenstream.edge_record import check_record
 from frankenstream.edge_run import EdgeRun, run_edge
 from frankenstream.server_process import ServerProcess
 from recordings.replay import Pace
@@ -42,13 +43,15 @@ def command(
     """
     console = Console()
     encoder, stream = encoder or EncoderSettings(), stream or StreamSettings()
+    output = output or OutputSettings()
+    check_record(output)
     arguments = ["--backend", backend]
     if encoder.bundle is not None:
         arguments += ["--bundle", str(encoder.bundle)]
     with ServerProcess(arguments, console=console) as server:
         run = EdgeRun(
             source=named_source(source), server=server.url, encoder=encoder, stream=stream,
-            output=output or OutputSettings(),
+            output=output,
             pace=Pace(loop=loop), lossless=lossless, jpeg_quality=jpeg,
         )  # fmt: skip
         run_edge(run, console=console)

@@ -67,6 +67,8 @@ def check_packages() -> Iterator[Finding]:
         "train": ("scipy",),
         "camera": ("opencv-python-headless",),
         "show": ("opencv-python",),
+        "top": ("textual",),
+        "trace": ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"),
     }
     for extra, names in extras.items():
         missing = [name for name in names if not _version(name)]

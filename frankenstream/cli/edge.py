@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from frankenstream.config import DEFAULT_URL, EncoderSettings, OutputSettings, StreamSettings
+from frankenstream.config import DEFAULT_URL, AccessSettings, EncoderSettings, OutputSettings, StreamSettings
 from frankenstream.edge_run import EdgeRun, run_edge
 from recordings.replay import Pace
 
@@ -21,6 +21,7 @@ def command(
     encoder: EncoderSettings | None = None,
     stream: StreamSettings | None = None,
     output: OutputSettings | None = None,
+    access: AccessSettings | None = None,
 ) -> None:
     """Stream a camera, video, folder of pictures or network stream to a server.
 
@@ -32,7 +33,7 @@ def command(
         Camera number or /dev/videoN, video file, picture or folder of pictures, rtsp:// address, csi://N, or a
         GStreamer pipeline.
     server:
-        URL of the server: tcp://HOST:PORT or ipc://PATH.
+        URL of the server: tcp://HOST:PORT, ipc://PATH, ws(s)://HOST:PORT or webrtc+http(s)://HOST:PORT.
     lossless:
         Every frame is answered: the source waits for the server.
     jpeg:
@@ -50,5 +51,6 @@ def command(
         lossless=lossless,
         jpeg_quality=jpeg,
         keys=keys,
+        access=access or AccessSettings(),
     )
     run_edge(run, console=Console())

@@ -9,10 +9,12 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from frankenstream.config import EncoderSettings, OutputSettings, StreamSettings
+from frankenstream.config import AccessSettings, EncoderSettings, OutputSettings, StreamSettings
+from frankenstream.edge_record import check_record
 from frankenstream.edge_run import EdgeRun, run_edge
 from frankenstream.server_process import ServerProcess
 from pipeline.errors import ConfigError
+from recordings.reader import is_recording
 from recordings.replay import Pace
 from recordings.samples import named_source
 
@@ -25,18 +27,24 @@ def command(
     fast: Annotated[bool, Parameter(negative="")] = False,
     loop: bool = False,
     lossless: bool = False,
+    step: Annotated[bool, Parameter(negative="")] = False,
+    verify: Annotated[bool, Parameter(negative="")] = False,
     jpeg: int | None = None,
     keys: Path | None = None,
     encoder: EncoderSettings | None = None,
     stream: StreamSettings | None = None,
     output: OutputSettings | None = None,
-) -> None:
-    """Replay a video through encoder, wire and server, as if a camera had seen it now.
+    access: AccessSettings | None = None,
+) -> int:
+    """Replay a video through encoder, wire and server, as if a camera had seen it now; or a recording without encoder.
+
+    A recording (.mcap) is sent as it was recorded, to the same tasks on the same backbone, or with --tasks and
+    --backbone to others.
 
     Parameters
     ----------
     source:
-        Video file, folder of pictures, or the name of a bundled sample (tour, walk).
+        Recording (.mcap), video file, folder of pictures, or the name of a bundled sample (tour, walk).
     server:
         URL of a running server; without it one is started for the run.
     realtime:
@@ -47,6 +55,11 @@ def command(
         Start over at the end.
     lossless:
         Every frame is answered: the source waits for the server. With --fast: as fast as possible without losing any.
+    step:
+        Recordings: the next frame when Enter is pressed.
+    verify:
+        Recordings: compare the answers with those that were recorded, bit for bit under the same conditions; exit code
+        1 if they differ.
     jpeg:
         Send JPEGs of this quality (1-95) to the unmodified backbone instead of latents.
     keys:
@@ -55,7 +68,21 @@ def command(
     if realtime and fast:
         raise ConfigError("--realtime and --fast contradict each other: give one of them")
     console = Console()
-    encoder = encoder or EncoderSettings()
+    encoder, output = encoder or EncoderSettings(), output or OutputSettings()
+    check_record(output)
+    if is_recording(source):
+        from frankenstream.recording_replay import RecordingReplay, replay_recording
+
+        if jpeg is not None:
+            raise ConfigError("--jpeg is for videos: a recording holds what was sent, not pictures")
+        replayed = RecordingReplay(
+            recording=Path(source), server=server, pace=Pace(realtime=not fast, loop=loop), lossless=lossless,
+            step=step, verify=verify, encoder=encoder, stream=stream or StreamSettings(),
+            output=output, keys=keys, access=access or AccessSettings(),
+        )  # fmt: skip
+        return replay_recording(replayed, console=console)
+    if step or verify:
+        raise ConfigError(f"--step and --verify are for recordings (.mcap), {source!r} is none: leave them out")
     with contextlib.ExitStack() as stack:
         if not server:
             arguments = ["--bundle", str(encoder.bundle)] if encoder.bundle is not None else []
@@ -63,6 +90,7 @@ def command(
         run = EdgeRun(
             source=named_source(source), server=server, encoder=encoder, stream=stream or StreamSettings(),
             output=output or OutputSettings(), pace=Pace(realtime=not fast, loop=loop), lossless=lossless,
-            jpeg_quality=jpeg, keys=keys,
+            jpeg_quality=jpeg, keys=keys, access=access or AccessSettings(),
         )  # fmt: skip
         run_edge(run, console=console)
+    return 0

@@ -6,15 +6,21 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frankenstream.config import ServerSettings, names
-from pipeline.bundle import Bundle
+from frankenstream.config import DoorSettings, ServerSettings, names
+from pipeline.bundle import Bundle, home_folder
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from analytics_server import Server
 
 
-def command(*, server: ServerSettings | None = None, announce: Path | None = None, log_json: bool = False) -> None:
+def command(
+    *,
+    server: ServerSettings | None = None,
+    door: DoorSettings | None = None,
+    announce: Path | None = None,
+    log_json: bool = False,
+) -> None:
     """Answer edges: decode latents, run backbones and task heads.
 
     The first start of a backbone exports it once (some seconds); later starts take it from the cache. SIGTERM and
@@ -27,18 +33,28 @@ def command(*, server: ServerSettings | None = None, announce: Path | None = Non
     log_json:
         Log lines of JSON.
     """
-    settings = server or ServerSettings()
-    role = build_server(settings)
+    door = door or DoorSettings()
+    role = build_server(server or ServerSettings(), door)
     from analytics_server import configure_logging, run_until_stopped
 
     configure_logging(as_json=log_json)
-    run_until_stopped(role, on_ready=lambda: _announce(role, announce) if announce else None)
+
+    def on_ready() -> None:
+        if announce:
+            _announce(role, announce)
+        if door.pair:
+            from frankenstream.door import show_server_link
+
+            show_server_link(role, door)
+
+    run_until_stopped(role, on_ready=on_ready)
 
 
-def build_server(settings: ServerSettings) -> Server:
-    """The server that `settings` describe, not started. Raises FrankenError."""
+def build_server(settings: ServerSettings, door: DoorSettings) -> Server:
+    """The server that `settings` and `door` describe, not started. Raises FrankenError."""
     try:
         from analytics_server import Server
+        from frankenstream.door import front_settings
     except ModuleNotFoundError as error:
         raise ConfigError(f"the server needs {error.name}: pip install 'frankenstream[server]'") from None
     from pipeline.transports import ServerKeys
@@ -55,6 +71,9 @@ def build_server(settings: ServerSettings) -> Server:
         batch_delay_ms=settings.batch_delay_ms,
         keys=ServerKeys.load(settings.keys) if settings.keys else None,
         admin_token=settings.admin_token,
+        front=front_settings(settings, door) if settings.http else None,
+        heads_dir=home_folder() / "heads",
+        record_dir=settings.record,
     )
 
 

@@ -9,22 +9,25 @@ from pipeline.bundle.manifest import (
     BUNDLE_FORMAT,
     AnalysisTable,
     Backbone,
+    Distribution,
     EdgeSpec,
     HeadEntry,
     LatentTable,
     Manifest,
     OperatingPointTable,
     PreprocessTable,
+    ReferenceFigures,
     TablesTable,
 )
 from pipeline.bundle.store import Bundle, EdgeBundle, default_bundle_path
-from pipeline.bundle.writing import write_bundle
+from pipeline.bundle.writing import add_reference, write_bundle
 
 __all__ = [
     "BUNDLE_FORMAT",
     "AnalysisTable",
     "Backbone",
     "Bundle",
+    "Distribution",
     "EdgeBundle",
     "EdgeCache",
     "EdgeFetch",
@@ -34,7 +37,9 @@ __all__ = [
     "Manifest",
     "OperatingPointTable",
     "PreprocessTable",
+    "ReferenceFigures",
     "TablesTable",
+    "add_reference",
     "default_bundle_path",
     "describe_bundle",
     "home_folder",

@@ -26,7 +26,13 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         "latent": msgspec.to_builtins(spec.latent),
         "preprocess": msgspec.to_builtins(spec.preprocess),
         "operating_points": [
-            {"name": p.name, "bytes_mean": p.bytes_mean, "loss_points": p.loss_points} for p in spec.operating_points
+            {
+                "name": p.name,
+                "bytes_mean": p.bytes_mean,
+                "loss_points": p.loss_points,
+                "sticky_threshold": p.sticky_threshold,
+            }
+            for p in spec.operating_points
         ],
         "default_operating_point": spec.default_operating_point,
         "backbones": [msgspec.to_builtins(backbone) for backbone in bundle.backbones],

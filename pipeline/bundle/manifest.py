@@ -1,9 +1,9 @@
 """What the TOML files of a bundle hold: frozen structs, read strictly, one BundleError line for what does not fit.
 
-    manifest.toml            Manifest            name, codec id, hash of every file, figures, provenance, licence
-    edge/spec.toml           EdgeSpec            latent, preprocess, analysis, tables, contexts, operating points
-    server/backbones.toml    list of Backbone    what each synthesis-<tag>.safetensors was trained against
-    heads/<task>.<tag>.toml  HeadEntry           a task head on one backbone; its arrays lie beside it
+manifest.toml            Manifest            name, codec id, hash of every file, figures, provenance, licence
+edge/spec.toml           EdgeSpec            latent, preprocess, analysis, tables, contexts, operating points
+server/backbones.toml    list of Backbone    what each synthesis-<tag>.safetensors was trained against
+heads/<task>.<tag>.toml  HeadEntry           a task head on one backbone; its arrays lie beside it
 """
 
 from __future__ import annotations
@@ -38,6 +38,27 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     bytes: Annotated[int, Meta(ge=0, le=limits.BUNDLE_FILE_BYTES_MAX)]
 
 
+class Distribution(msgspec.Struct, frozen=True, kw_only=True):
+    """How a figure is distributed: the share of values up to and including each edge, and above the last one."""
+
+    edges: Annotated[list[float], Meta(min_length=1, max_length=64)]
+    """Ascending."""
+    shares: Annotated[list[float], Meta(min_length=2, max_length=65)]
+    """One more than edges; they sum to 1."""
+
+
+class ReferenceFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What frames look like where the figures of this bundle hold: the yardstick of the server's drift metric."""
+
+    photos: str
+    """Which pictures, for people."""
+    count: int
+    payload_bytes: dict[str, Distribution] = {}
+    """Operating point → bytes of whole frames that stand alone, as the tables estimate them."""
+    confidence: dict[str, dict[str, Distribution]] = {}
+    """Backbone tag → task → score of the label on top, through the codec at the default operating point."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """manifest.toml. Fields that this version does not know are ignored: figures and provenance may grow."""
 
@@ -54,6 +75,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Recipe, data sets, seeds, versions."""
     figures: dict[str, Any] = {}
     """Measured: loss and bytes per backbone and operating point, and how they were measured."""
+    reference: ReferenceFigures | None = None
+    """None: bundles of before 0.2, and those that were never measured. There is then no drift metric."""
 
 
 # --- edge/spec.toml ------------------------------------------------------------------------------------------
@@ -110,6 +133,11 @@ class OperatingPointTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """Measured mean payload, in bytes a frame; 0: not measured."""
     loss_points: float | None = None
     """Measured points of top-1 below the unmodified default backbone; None: not measured."""
+    layer_loss_points: list[float] = []
+    """The same where only the first 1, 2, … layers arrive; empty: not measured."""
+    sticky_threshold: Annotated[float, Meta(ge=0.0, le=limits.STICKY_THRESHOLD_MAX)] = 0.0
+    """How far, in symbols, a latent may lie from its reference's symbol that is kept (pipeline.codec.sticky); 0: off.
+    A matter of the edge alone: bundles of before had none."""
 
 
 class EdgeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -206,6 +234,8 @@ def parse_manifest(data: bytes) -> Manifest:
     """Read manifest.toml; another format version is refused before anything else is looked at."""
     manifest = parse_toml(data, Manifest, path="manifest.toml")
     _check_format(manifest.format, "manifest.toml")
+    if manifest.reference is not None:
+        _check_reference(manifest.reference)
     return manifest
 
 
@@ -247,6 +277,18 @@ def _check_format(version: int, path: str) -> None:
         raise BundleError(
             f"{path} has format {version}, this version reads {BUNDLE_FORMAT}: upgrade frankenstream or make it again"
         )
+
+
+def _check_reference(reference: ReferenceFigures) -> None:
+    tables = {"payload_bytes": reference.payload_bytes, **reference.confidence}
+    for name, distributions in tables.items():
+        for key, one in distributions.items():
+            ascending = all(low < high for low, high in zip(one.edges, one.edges[1:], strict=False))
+            if len(one.shares) != len(one.edges) + 1 or not ascending or abs(sum(one.shares) - 1.0) > 0.01:
+                raise BundleError(
+                    f"manifest.toml: reference {name}.{key} has {len(one.edges)} edges and {len(one.shares)} shares: "
+                    "expected ascending edges and one share more, with a sum of 1"
+                )
 
 
 def _check_operating_point(point: OperatingPointTable, channels: int) -> None:

@@ -196,7 +196,12 @@ def default_bundle_path() -> Path:
 
 def _operating_points(spec: EdgeSpec) -> tuple[OperatingPoint, ...]:
     return tuple(
-        OperatingPoint(point.name, np.array(point.gain, np.float32), np.array(point.offset, np.float32))
+        OperatingPoint(
+            point.name,
+            np.array(point.gain, np.float32),
+            np.array(point.offset, np.float32),
+            sticky_threshold=point.sticky_threshold,
+        )
         for point in spec.operating_points
     )
 
@@ -214,4 +219,3 @@ def _check_against_manifest(files: Mapping[str, bytes], manifest: Manifest, wher
     for path in files:
         if path.startswith(rooms) and path not in manifest.files:
             raise BundleError(f"{where} holds {path}, which manifest.toml does not list: remove it or make it again")
-

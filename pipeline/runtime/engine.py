@@ -18,11 +18,15 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Pooled features (B, D) float32 of a batch, and the seconds that each stage took."""
+    """Pooled features (B, D) float32 of a batch, and the seconds that each stage took.
+
+    `feature_BFhw`: the feature map at the cut, for heads that look at it; None where it does not leave its device.
+    """
 
     pooled_BD: Float32
     synthesis_s: float
     tail_s: float
+    feature_BFhw: Float32 | None = None
 
 
 class Engine(Protocol):

@@ -1,8 +1,8 @@
 """Which engine serves a backbone: `auto` measures ONNX Runtime and torch on this machine and says what it took.
 
-    backend   onnx    graphs exported once, no torch in this process; several times faster than eager torch on CPUs
-              torch   the modules themselves; the one for CUDA where ONNX Runtime has no GPU build
-              auto    the faster of the two, by milliseconds a frame for a lone frame and in a batch of eight
+backend   onnx    graphs exported once, no torch in this process; several times faster than eager torch on CPUs
+          torch   the modules themselves; the one for CUDA where ONNX Runtime has no GPU build
+          auto    the faster of the two, by milliseconds a frame for a lone frame and in a batch of eight
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A backbone behind its g_s in ONNX Runtime: graphs exported once (engine_cache), then no torch in the server.
 
-    synthesis.onnx    `latent`  float32 [B, C, H, W] dequantised    → `feature` float32 [B, F, H, W]
-    tail.onnx         `feature` float32 [B, F, H, W]                → `pooled`  float32 [B, D]
-    head_part.onnx    `image`   float32 [B, 3, S, S] RGB in [0, 1]  → `feature`, for unmodified clients
-    classifier.npz    `weight` (1000, D), `bias` (1000,): the backbone's own classifier
+synthesis.onnx    `latent`  float32 [B, C, H, W] dequantised    → `feature` float32 [B, F, H, W]
+tail.onnx         `feature` float32 [B, F, H, W]                → `pooled`  float32 [B, D]
+head_part.onnx    `image`   float32 [B, 3, S, S] RGB in [0, 1]  → `feature`, for unmodified clients
+classifier.npz    `weight` (1000, D), `bias` (1000,): the backbone's own classifier
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class OnnxEngine:
         feature = first(batch)
         between = monotonic()
         pooled = self._tail(feature)
-        return Features(pooled.reshape(len(batch), -1), between - started, monotonic() - between)
+        return Features(pooled.reshape(len(batch), -1), between - started, monotonic() - between, feature)
 
     def _load(self, name: str) -> Callable[[Float32], Float32]:
         path = self._folder / name

@@ -76,7 +76,9 @@ class TorchEngine:
             self._wait()
             between = monotonic()
             pooled = self._tail(feature).cpu().numpy()
-            return Features(pooled, between - started, monotonic() - between)
+            # From another device the map would be copied for every frame, for heads that hardly anybody has.
+            seen = feature.numpy() if self._device.type == "cpu" else None
+            return Features(pooled, between - started, monotonic() - between, seen)
         except RuntimeError as error:  # out of memory included
             line = str(error).strip().splitlines()[0][:300]
             raise EngineError(f"{self.backbone} failed on {batch.shape} on {self.device}: {line}") from None

@@ -1,8 +1,9 @@
 """Putting FrameParts together again. Pure; bounded by the session's frames in flight and by PAYLOAD_BYTES_MAX.
 
 A layered bitstream is useful up to its first gap, so an assembly does not wait for a lost part until nothing can be
-made of the frame any more: it ends at half of the time that is left when the first part arrives, and hands on the
-parts without a gap from the first one. Without part 0 there is nothing to hand on.
+made of the frame any more: it ends at half of the time that is left when the first part arrives, or soon after a later
+frame has overtaken it, and hands on the parts without a gap from the first one. Without part 0 there is nothing to
+hand on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pipeline.wire.messages import FramePart
 
 WAIT_SHARE = 0.5
 """Share of the time between first part and deadline that an assembly waits for missing parts."""
+OVERTAKEN_S = 0.02
+"""How long it still waits once a part of a later frame is here: networks reorder by less, as a rule."""
 
 
 @dataclass(slots=True)
@@ -48,6 +51,11 @@ class FrameAssembly:
                 "lower the rate"
             )
         return len(self._here) == self.parts
+
+    def overtaken(self, now: float) -> None:
+        """A part of a later frame arrived. Without a deadline there is time to wait."""
+        if self.deadline is not None:
+            self.ends_at = min(self.ends_at, now + OVERTAKEN_S)
 
     def prefix(self) -> bytes:
         """The bytes from the start up to the first missing part."""

@@ -89,9 +89,7 @@ class SessionDirectory:
         """The session belongs to another transport's thread from now on."""
         self._entries[id(session)].home = home
 
-    def admit(
-        self, peer: PeerInfo, message: Message, now: float, *, home: object = None
-    ) -> ServerSession | Refusal:
+    def admit(self, peer: PeerInfo, message: Message, now: float, *, home: object = None) -> ServerSession | Refusal:
         """The first message of a connection: the session that it opens or resumes, having received it.
 
         `home` is the transport that asks; a session that lives elsewhere must have been given up there before. One

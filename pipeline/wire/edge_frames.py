@@ -17,7 +17,7 @@ from pipeline import limits
 from pipeline.accounting import FrameAccount
 from pipeline.errors import LocalProtocolError, RemoteProtocolError
 from pipeline.wire import messages
-from pipeline.wire.events import EdgeEvent, FrameDropped
+from pipeline.wire.events import EdgeEvent, FrameDropped, FrameUnchanged
 from pipeline.wire.messages import Frame, FramePart, JpegFrame
 from pipeline.wire.session import NEVER, Outgoing
 from pipeline.wire.stage_marks import StageMarks, micros
@@ -67,7 +67,8 @@ class EdgeFrames:
         self._emit = emit
         self._lossless = lossless
         self._budget_s = budget_s
-        self._part_bytes = part_bytes
+        self.part_bytes = part_bytes
+        """Frames are split into parts of at most so many bytes; 0: not at all."""
         self._frames: dict[int, EdgeFrame] = {}
         self._pending: deque[int] = deque()
         self._captured_max = -1
@@ -97,6 +98,13 @@ class EdgeFrames:
         record = self._frames.get(frame)
         if record is not None and record.sent_at is None:
             self.drop(frame, cause, detail)
+
+    def repeat(self, frame: int, of: int) -> None:
+        """End a frame that was not sent with the answer to frame `of`."""
+        record = self._frames.get(frame)
+        if record is not None and record.sent_at is None and self._account.repeat(frame):
+            self._forget(frame)
+            self._emit(FrameUnchanged(frame, of))
 
     def offer(self, frame: int, payload: bytes, marks: StageMarks, kind: FrameKind, size_max: int) -> None:
         """A frame is encoded; in live mode it supersedes the one that is pending."""
@@ -141,6 +149,19 @@ class EdgeFrames:
         self.on_its_way.extend(others)
         return first
 
+    def next_part(self, now: float, one_way_s: float) -> Outgoing | None:
+        """The next part of a frame that has begun. Parts that would arrive after the deadline stay here: the first
+        layers are there by then, and the newer frame is worth more than the last ones."""
+        while self.on_its_way:
+            part = self.on_its_way.popleft()
+            if part.expires_at is None or now + one_way_s < part.expires_at:
+                return part
+        return None
+
+    def wire_bytes(self, frame: int) -> int:
+        """All bytes of the messages of a frame that was sent."""
+        return self._frames[frame].wire_bytes
+
     def _messages(self, frame: int, record: EdgeFrame, ordinal: int, now: float) -> list[Outgoing]:
         age_us = micros(now - record.captured_at)
         budget_us = 0 if record.deadline is None else micros(self._budget_s)
@@ -148,8 +169,8 @@ class EdgeFrames:
         built: list[Frame | FramePart | JpegFrame]
         if record.kind == "jpeg":
             built = [JpegFrame(frame, age_us, budget_us, payload, ordinal)]
-        elif self._part_bytes and len(payload) > self._part_bytes:
-            size = max(self._part_bytes, -(-len(payload) // limits.FRAME_PARTS_MAX))
+        elif self.part_bytes and len(payload) > self.part_bytes:
+            size = max(self.part_bytes, -(-len(payload) // limits.FRAME_PARTS_MAX))
             pieces = [payload[start : start + size] for start in range(0, len(payload), size)]
             built = [
                 FramePart(frame, part, len(pieces), age_us, budget_us, piece, ordinal)

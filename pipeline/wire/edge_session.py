@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from pipeline import limits
 from pipeline.accounting import COMMON_CAUSES, SERVER_CAUSES
 from pipeline.errors import RemoteProtocolError
+from pipeline.rate_control import RateControl
 from pipeline.stages import SERVER_STAGES
 from pipeline.wire import events, messages, states
 from pipeline.wire.credits import CreditBalance
 from pipeline.wire.edge_frames import EdgeFrames, FrameKind
 from pipeline.wire.session import NEVER, LimitError, Outgoing, Session, one_line
 from pipeline.wire.stage_marks import StageMarks, stages_ms
+
+_PACE_S = 1e-6
+"""A frame may leave so much before its time: sums of floats do not come out even."""
 
 
 class EdgeSession(Session[events.EdgeEvent]):
@@ -21,7 +25,7 @@ class EdgeSession(Session[events.EdgeEvent]):
     `codec_id` is that of the edge's bundle ("" for none: the server's is offered). `tasks`, `backbone`, `top_k` as in
     Hello. `budget_ms` is the age from capture at which an answer is no longer wanted; with `lossless` there is no
     budget. `part_bytes` > 0 splits frames into FrameParts of at most that many bytes (for channels that lose
-    messages).
+    messages); a transport of datagrams sets it. With `control` frames leave when it says so.
     """
 
     _transitions = states.EDGE_TRANSITIONS
@@ -38,8 +42,10 @@ class EdgeSession(Session[events.EdgeEvent]):
         lossless: bool = False,
         budget_ms: float = limits.BUDGET_MS_DEFAULT,
         part_bytes: int = 0,
+        control: RateControl | None = None,
     ) -> None:
         super().__init__(states.IDLE)
+        self.control = control
         self.codec_id = codec_id
         self.client = client
         self.tasks = tuple(tasks)
@@ -64,6 +70,7 @@ class EdgeSession(Session[events.EdgeEvent]):
         self._stop_until = NEVER
         self._goodbye_until = NEVER
         self._probe_at = NEVER
+        self._paced_until = NEVER
         self._settled = 0
         self._settled_at = float("-inf")
         self._handlers |= {
@@ -83,14 +90,23 @@ class EdgeSession(Session[events.EdgeEvent]):
         self._move("connected")
         self._now = now
         self.clock.reset()
+        if self.control is not None:
+            self.control.part_bytes = self.part_bytes
+            self.control.opened(now)
         self._control.clear()
         self._frames.on_its_way.clear()
         self._hello_until = now + limits.HELLO_TIMEOUT_MS / 1000.0
         self._last_received_at = now
         self._queue(
             messages.Hello(
-                messages.PROTOCOL_VERSION, self.codec_id, self.client, list(self.tasks), self.backbone, self.top_k,
-                self.lossless, self._resume_token,
+                messages.PROTOCOL_VERSION,
+                self.codec_id,
+                self.client,
+                list(self.tasks),
+                self.backbone,
+                self.top_k,
+                self.lossless,
+                self._resume_token,
             )
         )
 
@@ -140,6 +156,20 @@ class EdgeSession(Session[events.EdgeEvent]):
     def fail(self, frame: int, cause: str, detail: str, now: float) -> None:
         """The node gives a frame up before it is sent (encode_failed, superseded, too_old, stopped)."""
         self._frames.give_up(frame, cause, detail)
+
+    def unchanged(self, frame: int, of: int, now: float) -> None:
+        """The node repeats the answer to frame `of` instead of sending `frame`, whose latent is the same."""
+        self._frames.repeat(frame, of)
+        self._check_drained(now)
+
+    @property
+    def part_bytes(self) -> int:
+        """Frames go in parts of at most so many bytes; 0: whole. A transport may set it before it says `connected`."""
+        return self._frames.part_bytes
+
+    @part_bytes.setter
+    def part_bytes(self, part_bytes: int) -> None:
+        self._frames.part_bytes = part_bytes
 
     def offer(
         self, frame: int, payload: bytes, marks: StageMarks, now: float, *, kind: FrameKind = "bitstream"
@@ -195,20 +225,34 @@ class EdgeSession(Session[events.EdgeEvent]):
         self._now = now
         if self._control:
             return self._poll_control(now)
-        if self._frames.on_its_way:
-            return self._frames.on_its_way.popleft()
+        if (part := self._frames.next_part(now, self.clock.one_way_s)) is not None:
+            return part
         if self.state != states.OPEN:
             return None
         frame = self._frames.next_to_send(now)
         if frame is None:
             return None
         if self.credit.available(now):
-            self._settled_at = now + self._settling_s
-            return self._frames.send(frame, self.credit.spend(), now)
+            return self._send_frame(frame, now) if self._may_send(now) else None
         if self._probe_at == NEVER:
             # No credit: perhaps every frame of the window was lost. A Ping tells the server what was sent.
             self._probe_at = now + self._settling_s
         return None
+
+    def _may_send(self, now: float) -> bool:
+        self._paced_until = NEVER if self.control is None else self.control.send_at(now)
+        if self._paced_until <= now + _PACE_S or self._paced_until == NEVER:
+            self._paced_until = NEVER
+            return True
+        return False
+
+    def _send_frame(self, frame: int, now: float) -> Outgoing:
+        self._settled_at = now + self._settling_s
+        outgoing = self._frames.send(frame, self.credit.spend(), now)
+        if self.control is not None:
+            self.control.sent(frame, self._frames.wire_bytes(frame), now, first_bytes=len(outgoing.data))
+            self.control.credited(self.credit.available(now))
+        return outgoing
 
     @property
     def _settling_s(self) -> float:
@@ -224,7 +268,7 @@ class EdgeSession(Session[events.EdgeEvent]):
         at = min(self._pings.next_at, self._hello_until, self._stop_until, self._goodbye_until, self._probe_at)
         if self.state in (states.OPEN, states.STOPPING):
             at = min(at, self._idle_at())
-        at = min(at, self._frames.next_due_at())
+        at = min(at, self._frames.next_due_at(), self._paced_until)
         return None if at == NEVER else at
 
     def timer(self, now: float) -> None:
@@ -248,6 +292,8 @@ class EdgeSession(Session[events.EdgeEvent]):
         self._check_drained(now)
         if self.state == states.CLOSED:
             return
+        if now >= self._paced_until:
+            self._paced_until = NEVER  # poll_send asks again
         if now >= self._probe_at:
             self._probe_at = NEVER
             self._queue_ping()
@@ -295,6 +341,8 @@ class EdgeSession(Session[events.EdgeEvent]):
             raise RemoteProtocolError(f"Result has {len(message.stages_us)} stages, expected {len(SERVER_STAGES)}")
         record = self._frames.spoken_of("Result", message.frame)
         self._take_credit(message.sent_frames_max, message.credit_valid_ms, now)
+        if self.control is not None:
+            self.control.acknowledged(message.frame, message.received_at_us / 1e6, now)
         if not self._frames.answered(message.frame) or record is None:
             return  # Counted as late or doubled.
         assert record.marks is not None
@@ -303,9 +351,16 @@ class EdgeSession(Session[events.EdgeEvent]):
         error_s = self.clock.error_s
         self._events.append(
             events.Answered(
-                message.frame, tuple(message.tasks), stages, sum(stages.values()),
-                None if error_s is None else error_s * 1e3, record.payload_bytes, record.wire_bytes,
-                message.decoded_layers, message.layers, message,
+                message.frame,
+                tuple(message.tasks),
+                stages,
+                sum(stages.values()),
+                None if error_s is None else error_s * 1e3,
+                record.payload_bytes,
+                record.wire_bytes,
+                message.decoded_layers,
+                message.layers,
+                message,
             )
         )
         self._check_drained(now)
@@ -317,9 +372,15 @@ class EdgeSession(Session[events.EdgeEvent]):
         record = self._frames.spoken_of("Dropped", message.frame)
         if message.sent_frames_max:
             self._take_credit(message.sent_frames_max, message.credit_valid_ms, now)
+        if self.control is not None:
+            self.control.refused(message.frame, now, undecodable=message.cause == "undecodable")
         if record is not None:
             self._frames.drop(message.frame, message.cause, one_line(message.detail))
             self._check_drained(now)
+
+    def _pinged(self, sent_at: float, received_at: float, now: float) -> None:
+        if self.control is not None:
+            self.control.pinged(sent_at, received_at, now)
 
     def _on_credit(self, message: messages.Credit, now: float) -> None:
         self._take_credit(message.sent_frames_max, message.valid_for_ms, now)
@@ -329,6 +390,8 @@ class EdgeSession(Session[events.EdgeEvent]):
         self._now = now
         self.credit.take(sent_frames_max, valid_ms, now)
         after = self.credit.available(now)
+        if self.control is not None:
+            self.control.credited(after)
         if after:
             self._probe_at = NEVER
         if self.state == states.OPEN and after and not before:

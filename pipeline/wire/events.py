@@ -47,6 +47,14 @@ class FrameDropped:
 
 
 @dataclass(frozen=True, slots=True)
+class FrameUnchanged:
+    """The terminal state `unchanged` of a frame: its latent is that of frame `of`, whose answer is repeated."""
+
+    frame: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
 class CreditChanged:
     """More frames may be sent now: `available` of them."""
 
@@ -150,8 +158,16 @@ class Closed:
 
 
 EdgeEvent = (
-    Connected | Answered | FrameDropped | CreditChanged | BundleOffered | BundlePartReceived | TasksNow
-    | Disconnected | Closed
+    Connected
+    | Answered
+    | FrameDropped
+    | FrameUnchanged
+    | CreditChanged
+    | BundleOffered
+    | BundlePartReceived
+    | TasksNow
+    | Disconnected
+    | Closed
 )
 ServerEvent = (
     SessionOpened | FrameReceived | JpegReceived | FrameDropped | TasksWanted | BundleRequested | Disconnected | Closed

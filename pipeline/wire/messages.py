@@ -253,8 +253,21 @@ class Goodbye(_Message, tag=15, frozen=True):
 
 
 Message = (
-    Hello | Welcome | BundleRequest | BundlePart | Frame | FramePart | JpegFrame | Result | Dropped | Credit
-    | SetTasks | TasksChanged | Ping | Pong | Goodbye
+    Hello
+    | Welcome
+    | BundleRequest
+    | BundlePart
+    | Frame
+    | FramePart
+    | JpegFrame
+    | Result
+    | Dropped
+    | Credit
+    | SetTasks
+    | TasksChanged
+    | Ping
+    | Pong
+    | Goodbye
 )
 
 _encoder = msgspec.msgpack.Encoder()

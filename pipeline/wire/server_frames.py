@@ -78,8 +78,14 @@ class ServerFrames:
         """Whether parts of the frame are still awaited."""
         return frame in self._assemblies
 
-    def add_part(self, message: FramePart) -> bytes | None:
-        """Take a part of a frame that was entered; the frame's bytes if it is complete. Raises RemoteProtocolError."""
+    def add_part(self, message: FramePart, now: float) -> bytes | None:
+        """Take a part of a frame that was entered; the frame's bytes if it is complete. Raises RemoteProtocolError.
+
+        Earlier frames are not waited for much longer: what is missing of them has been overtaken, so most likely lost.
+        """
+        for number, earlier in self._assemblies.items():
+            if number < message.frame:
+                earlier.overtaken(now)
         record = self._frames[message.frame]
         assembly = self._assemblies.get(message.frame)
         if assembly is None:

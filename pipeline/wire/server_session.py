@@ -130,8 +130,16 @@ class ServerSession(Session[events.ServerEvent]):
 
         def build(sent_at_us: int, sent_frames_max: int, valid_ms: int) -> messages.Result:
             return messages.Result(
-                frame, tasks, received_at_us, sent_at_us, stages, sent_frames_max, valid_ms,
-                decoded_layers, layers, batch,
+                frame,
+                tasks,
+                received_at_us,
+                sent_at_us,
+                stages,
+                sent_frames_max,
+                valid_ms,
+                decoded_layers,
+                layers,
+                batch,
             )
 
         self._replies.add(Reply(frame, build, record.overdue_at), remember=self.lossless)
@@ -232,7 +240,10 @@ class ServerSession(Session[events.ServerEvent]):
         if self.state == states.CLOSED:
             return None
         at = min(
-            self._pings.next_at, self._hello_until, self._resume_until, self._grants.renew_at,
+            self._pings.next_at,
+            self._hello_until,
+            self._resume_until,
+            self._grants.renew_at,
             self._frames.next_due_at(),
         )
         if self.state == states.OPEN:
@@ -305,9 +316,19 @@ class ServerSession(Session[events.ServerEvent]):
         self._pings.start(now)
         self._queue(
             messages.Welcome(
-                self.session_id, self.resume_tokens[-1], resumed, self.offer.codec_id, self.offer.bundle_id, backbone,
-                list(tasks), self._grants.tell(self._held, now), self.credit.valid_ms, self.offer.payload_bytes_max,
-                self.offer.reference_window, self.reference_epoch, self.offer.server,
+                self.session_id,
+                self.resume_tokens[-1],
+                resumed,
+                self.offer.codec_id,
+                self.offer.bundle_id,
+                backbone,
+                list(tasks),
+                self._grants.tell(self._held, now),
+                self.credit.valid_ms,
+                self.offer.payload_bytes_max,
+                self.offer.reference_window,
+                self.reference_epoch,
+                self.offer.server,
             )
         )
         self._events.append(
@@ -333,7 +354,7 @@ class ServerSession(Session[events.ServerEvent]):
             or not self._enter(message, size, size_max, now)
         ):
             return
-        bitstream = self._frames.add_part(message)
+        bitstream = self._frames.add_part(message, now)
         if bitstream is not None:
             self._hand_over(message.frame, bitstream, now)
 
@@ -374,7 +395,8 @@ class ServerSession(Session[events.ServerEvent]):
     def _on_ping(self, message: messages.Ping, now: float) -> None:
         super()._on_ping(message, now)
         self._grants.note_sent(message.sent_frames)
-        if self._grants.owes(self._held):
+        # An edge that used up what it knows of asks like this: the Result that told it of more may be lost.
+        if self._grants.owes(self._held) or message.sent_frames == self._grants.sent < self._grants.granted:
             self._queue_credit()
 
     def _on_set_tasks(self, message: messages.SetTasks, now: float) -> None:

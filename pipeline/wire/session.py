@@ -50,6 +50,19 @@ CHANNELS: Final[dict[type, Channel]] = {
 }
 """The channel that each message belongs to. A transport with one pipe for all tells them apart by type."""
 
+_CHANNEL_OF_TAG: Final[dict[int, Channel]] = {
+    int(kind.__struct_config__.tag): channel  # type: ignore[attr-defined]
+    for kind, channel in CHANNELS.items()
+}
+
+
+def channel_of(data: bytes | memoryview) -> Channel:
+    """The channel that an encoded message belongs to, from its tag alone; what is no message counts as control."""
+    # msgpack: fixarray (one byte) or array16 (three bytes), then the tag as a small integer.
+    at = 3 if len(data) and data[0] == 0xDC else 1
+    return _CHANNEL_OF_TAG.get(data[at], "control") if len(data) > at else "control"
+
+
 NEVER: Final = float("inf")
 
 _DETAIL_CHARS_MAX: Final = 500
@@ -201,6 +214,10 @@ class Session(Generic[EventT]):
         if sent_at is None:
             return  # Doubled, or of an earlier connection.
         self.clock.add(sent_at, message.received_at_us / 1e6, message.replied_at_us / 1e6, now)
+        self._pinged(sent_at, message.received_at_us / 1e6, now)
+
+    def _pinged(self, sent_at: float, received_at: float, now: float) -> None:
+        """A Ping of ours that left at `sent_at` was there at `received_at` on the peer's clock."""
 
     def _idle_at(self) -> float:
         return self._last_received_at + limits.IDLE_TIMEOUT_MS / 1000.0

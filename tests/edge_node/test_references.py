@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edge_node.references import ReferenceShelf
 from pipeline.codec import DecodedLatent, Reference, ReferenceId
 from pipeline.errors import BitstreamError
 from pipeline.frame import Frame
+from pipeline.preprocess import PreprocessSpec
 from pipeline.runtime.encoder import FrameEncoder
 from pipeline.wire.messages import Welcome
 from tests.bundles import random_bundle
@@ -129,6 +131,12 @@ class Scenes:
 
     takes_references = True
 
+    def held_symbols(self, reference: Reference) -> np.ndarray:
+        return reference.symbols
+
+    def estimate_bits(self, symbols: np.ndarray, operating_point: int, **options: Any) -> float:
+        return 8.0 * len(self.encode(symbols, operating_point, **options))
+
     def encode(
         self,
         symbols: np.ndarray,
@@ -154,3 +162,58 @@ def test_a_frame_stands_alone_where_that_is_shorter(tmp_path: Path) -> None:
         sizes.append(len(payload.encode(Frame(number, 0.0, pixels), 0.0).payload))
         payload.ended(FrameRecord(frame=number, state=ANSWERED, layers=8, decoded_layers=8))
     assert sizes == [100, 50, 100, 50]
+
+
+class Still:
+    """An encoder whose latent is what the test says."""
+
+    spec = PreprocessSpec(size=32)
+
+    def __init__(self) -> None:
+        self.latent = np.zeros((48, 4, 4), np.float32)
+
+    def preprocess(self, pixels: np.ndarray) -> np.ndarray:
+        return pixels
+
+    def analyse(self, image: np.ndarray) -> np.ndarray:
+        return self.latent
+
+    def describe(self) -> str:
+        return "still"
+
+
+@pytest.mark.parametrize(("sticky", "expected"), [(None, 0), (0.0, 1), (1.5, 0)])
+def test_a_latent_that_hardly_moves_keeps_its_symbols(tmp_path: Path, sticky: float | None, expected: int) -> None:
+    """As far as the operating point says, or the setting. Frames that stand alone take the nearest symbols."""
+    bundle = random_bundle(tmp_path / "bundle", backbones=(), tasks=())
+    codec, still = bundle.latent_codec(), Still()
+    points = tuple(dataclasses.replace(point, sticky_threshold=0.8) for point in bundle.latent_spec.operating_points)
+    encoder: Any = still
+    payload = LatentPayload(encoder, codec, points, operating_point=1, sticky_threshold=sticky)
+    payload.opened(welcome(epoch=5))
+    first = codec.decode(payload.encode(Frame(0, 0.0, SYMBOLS), 0.0).payload)
+    payload.ended(FrameRecord(frame=0, state=ANSWERED, layers=8, decoded_layers=8))
+    still.latent = np.full((48, 4, 4), 0.7 / points[1].gain[0], np.float32)
+    held = first.as_reference(epoch=5, frame=0)
+    second = codec.decode(payload.encode(Frame(1, 0.0, SYMBOLS), 0.0).payload, references={held.id: held})
+    assert (expected == second.symbols).all()
+    payload.ended(FrameRecord(frame=1, state="undecodable"))
+    assert (codec.decode(payload.encode(Frame(2, 0.0, SYMBOLS), 0.0).payload).symbols == 1).all()
+
+
+def test_only_layers_that_the_server_has_are_kept(tmp_path: Path) -> None:
+    """The rest of the reference is no reference: those channels take the nearest symbols."""
+    bundle = random_bundle(tmp_path / "bundle", backbones=(), tasks=())
+    codec, still = bundle.latent_codec(), Still()
+    encoder: Any = still
+    points = bundle.latent_spec.operating_points
+    payload = LatentPayload(encoder, codec, points, operating_point=1, sticky_threshold=0.8)
+    payload.opened(welcome(epoch=5))
+    first = codec.decode(payload.encode(Frame(0, 0.0, SYMBOLS), 0.0).payload)
+    payload.ended(FrameRecord(frame=0, state=ANSWERED, layers=8, decoded_layers=3))
+    still.latent = np.full((48, 4, 4), 0.7 / points[1].gain[0], np.float32)
+    held = first.as_reference(epoch=5, frame=0, layers=3)
+    second = codec.decode(payload.encode(Frame(1, 0.0, SYMBOLS), 0.0).payload, references={held.id: held})
+    assert second.reference is not None
+    assert (second.symbols[:18] == 0).all()
+    assert (second.symbols[18:] == 1).all()

@@ -113,7 +113,6 @@ def test_a_missing_weight_package_is_named(tmp_path: Path) -> None:
         "metadata.distribution = distribution\n"
     )
 
-
     environment = {
         **os.environ,
         "PYTHONPATH": f"{tmp_path}:{os.getcwd()}",

@@ -185,8 +185,19 @@ edge_messages = st.one_of(
 )
 server_messages = st.one_of(
     st.builds(
-        messages.Welcome, names, blobs, st.booleans(), names, names, names, st.just([]), numbers, numbers, numbers,
-        numbers, numbers,
+        messages.Welcome,
+        names,
+        blobs,
+        st.booleans(),
+        names,
+        names,
+        names,
+        st.just([]),
+        numbers,
+        numbers,
+        numbers,
+        numbers,
+        numbers,
     ),
     st.builds(messages.Result, numbers, st.just([]), micros, micros, st.lists(micros, max_size=6), numbers, numbers),
     st.builds(messages.Dropped, numbers, names, names, numbers, numbers, numbers),

@@ -52,9 +52,7 @@ def test_fetch_goes_on_after_a_break(bundle: Bundle, cache: EdgeCache) -> None:
 
 
 @given(st.lists(st.integers(0, 15), max_size=40))
-def test_parts_in_any_order(
-    bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, order: list[int]
-) -> None:
+def test_parts_in_any_order(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, order: list[int]) -> None:
     """Doubled parts and parts beyond a gap do no harm; asking again from `offset` always ends with the bundle."""
     packed = bundle.pack_edge()
     fetch = EdgeCache(tmp_path_factory.mktemp("cache")).fetch(bundle.codec_id)

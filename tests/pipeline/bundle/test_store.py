@@ -6,12 +6,14 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from pipeline import limits
 from pipeline.bundle import Bundle, EdgeBundle, describe_bundle, verify_bundle, write_bundle
 from pipeline.bundle.files import digest, sha256
+from pipeline.bundle.manifest import parse_edge_spec
 from pipeline.errors import BundleError
 from tests.bundles import backbone, edge_spec, random_bundle, random_head, stem_onnx, tables
 
@@ -76,6 +78,24 @@ def test_operating_points_by_name(made: Path) -> None:
     assert (spec.operating_point_index(), spec.operating_point_index("high")) == (1, 2)
     with pytest.raises(BundleError, match="choose one of low, standard, high"):
         spec.operating_point_index("best")
+
+
+def test_sticky_thresholds_come_with_the_operating_points(copy: Path, tmp_path: Path) -> None:
+    """A bundle of before has none: off. One out of range is refused."""
+    old = Bundle.open(copy)
+    lines = old.read("edge/spec.toml").decode().splitlines(keepends=True)
+    spec = parse_edge_spec("".join(line for line in lines if "sticky" not in line).encode())
+    assert [point.sticky_threshold for point in spec.operating_points] == [0.0] * 3
+    points = [msgspec.structs.replace(point, sticky_threshold=1.25) for point in spec.operating_points]
+    files = {"analysis.onnx": old.read_edge("analysis.onnx"), "tables.msgpack": old.read_edge("tables.msgpack")}
+    new = write_bundle(
+        tmp_path / "new", name="new", edge_spec=msgspec.structs.replace(spec, operating_points=points), edge_files=files
+    )
+    assert [point.sticky_threshold for point in new.latent_spec.operating_points] == [1.25] * 3
+    spec_file = tmp_path / "new" / "edge" / "spec.toml"
+    spec_file.write_text(spec_file.read_text().replace("sticky_threshold = 1.25", "sticky_threshold = 25.0"))
+    with pytest.raises(BundleError, match="sticky_threshold"):
+        parse_edge_spec(spec_file.read_bytes())
 
 
 def test_missing_bundle(tmp_path: Path) -> None:

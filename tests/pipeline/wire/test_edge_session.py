@@ -276,9 +276,11 @@ def test_new_session_ends_what_was_under_way() -> None:
     assert pair.edge.credit.sent == 1
     pair.answer(waiting)
     pair.flow()
-    assert (
-        pair.edge.account.entered, pair.edge.account.answered, pair.edge.account.dropped
-    ) == (2, 1, {"disconnected": 1})
+    assert (pair.edge.account.entered, pair.edge.account.answered, pair.edge.account.dropped) == (
+        2,
+        1,
+        {"disconnected": 1},
+    )
 
 
 def test_hello_timeout_asks_for_another_connection() -> None:

@@ -42,7 +42,12 @@ def test_tags_are_numbered_from_one() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"\xc1", b"\x90", b"\x91\x63", b"\x92\x05\x01", b"\xc0",
+        b"",
+        b"\xc1",
+        b"\x90",
+        b"\x91\x63",
+        b"\x92\x05\x01",
+        b"\xc0",
         msgspec.msgpack.encode([5, -1, 0, 0, b""]),
         msgspec.msgpack.encode([13, 2**60, 0]),
         msgspec.msgpack.encode([5, 0, 0, 0, bytes(limits.PAYLOAD_BYTES_MAX + 1)]),

@@ -171,10 +171,13 @@ def test_unknown_protocol_version_is_refused() -> None:
     pair.server.connected(pair.now)
     send(pair, Hello(99, CODEC_ID), "control")
     goodbye = reply(pair, Goodbye)
-    assert Goodbye(
-        "protocol",
-        "the edge speaks protocol version 99, this server 1: install the same FrankenStream version on both",
-    ) == goodbye
+    assert (
+        Goodbye(
+            "protocol",
+            "the edge speaks protocol version 99, this server 1: install the same FrankenStream version on both",
+        )
+        == goodbye
+    )
     assert pair.server.state == CLOSED
 
 
@@ -197,9 +200,10 @@ def test_unknown_task_is_refused_with_its_reason() -> None:
 
     pair = Pair(offer=make_offer(resolve_tasks=resolve))
     pair.connect()
-    assert (
-        pair.of(Closed)[0].reason, pair.of(Closed)[0].detail
-    ) == ("error", "task 'birds' is unknown, expected one of food101")
+    assert (pair.of(Closed)[0].reason, pair.of(Closed)[0].detail) == (
+        "error",
+        "task 'birds' is unknown, expected one of food101",
+    )
 
 
 def test_hello_timeout() -> None:

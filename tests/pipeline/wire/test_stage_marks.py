@@ -20,8 +20,18 @@ def test_stages_of_a_frame() -> None:
     """Server clock 100 s ahead: 20 ms up, 15 ms there, 10 ms down."""
     stages = stages_ms(MARKS, 10.012, result(110.032, [1000, 2000, 3000, 4000, 5000]), 10.057, 100.0)
     expected = {
-        "capture": 1.0, "preprocess": 2.0, "analysis": 3.0, "entropy_encode": 4.0, "send_wait": 2.0, "uplink": 20.0,
-        "entropy_decode": 1.0, "queue": 2.0, "synthesis": 3.0, "tail": 4.0, "heads": 5.0, "downlink": 10.0,
+        "capture": 1.0,
+        "preprocess": 2.0,
+        "analysis": 3.0,
+        "entropy_encode": 4.0,
+        "send_wait": 2.0,
+        "uplink": 20.0,
+        "entropy_decode": 1.0,
+        "queue": 2.0,
+        "synthesis": 3.0,
+        "tail": 4.0,
+        "heads": 5.0,
+        "downlink": 10.0,
     }
     assert expected == stages
     assert list(CAPTURE_TO_RESULT) == list(stages)
@@ -43,8 +53,12 @@ times = st.floats(0, 1e6, allow_nan=False)
 
 
 @given(
-    st.tuples(times, times, times, times, times), times, times, st.none() | st.floats(-1e6, 1e6),
-    st.lists(st.integers(-(2**53), 2**53), min_size=5, max_size=5), st.integers(-(2**53), 2**53),
+    st.tuples(times, times, times, times, times),
+    times,
+    times,
+    st.none() | st.floats(-1e6, 1e6),
+    st.lists(st.integers(-(2**53), 2**53), min_size=5, max_size=5),
+    st.integers(-(2**53), 2**53),
 )
 def test_stages_sum_to_the_whole(
     marks: tuple[float, float, float, float, float],
