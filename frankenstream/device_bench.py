@@ -139,7 +139,9 @@ def _note(bundle: EdgeBundle, precision: str) -> str:
     if precision != "int8" or analysis.int8_allowed:
         return ""
     extra = analysis.int8_extra_loss_points
-    return "accuracy not measured" if extra is None else f"not for auto: costs {extra:.2f} points of accuracy"
+    if extra is None:
+        return "accuracy not measured"
+    return f"not for auto: costs {extra:.2f} points of accuracy, {analysis.int8_extra_bytes_percent:.1f} % of the bytes"
 
 
 def _coders_ms(bundle: EdgeBundle, symbols: np.ndarray, index: int) -> dict[str, float]:

@@ -20,7 +20,9 @@ from pipeline.errors import BundleError
 BUNDLE_FORMAT: Final = 1
 """Version of the layout; another one is refused."""
 INT8_EXTRA_LOSS_POINTS_MAX: Final = 0.1
-"""int8 analysis may be used only if it loses no more than this many points of top-1 beyond fp32 (DESIGN chapter 4)."""
+"""`auto` may use the int8 analysis only if it loses no more than this many points of top-1 beyond fp32."""
+INT8_EXTRA_BYTES_PERCENT_MAX: Final = 5.0
+"""... and only if its frames take no more than this beyond those of fp32."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -109,12 +111,16 @@ class AnalysisTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Static int8 form, or empty."""
     int8_extra_loss_points: float | None = None
     """Points of top-1 that int8 loses beyond fp32; None: not measured, so int8 is not used."""
+    int8_extra_bytes_percent: float = 0.0
+    """How much more a frame takes at the default operating point: what int8 adds to a latent is coded too."""
 
     @property
     def int8_allowed(self) -> bool:
         """Whether `auto` may choose int8."""
         extra = self.int8_extra_loss_points
-        return bool(self.int8) and extra is not None and extra <= INT8_EXTRA_LOSS_POINTS_MAX
+        if not self.int8 or extra is None or extra > INT8_EXTRA_LOSS_POINTS_MAX:
+            return False
+        return self.int8_extra_bytes_percent <= INT8_EXTRA_BYTES_PERCENT_MAX
 
 
 class TablesTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -3,7 +3,7 @@
 A small convolutional net at batch 1 is often faster on the processor than on a graphics card next to it, and int8 is
 faster on some processors and slower on others. So `auto` loads every form that this machine can run, times each for a
 moment on this machine, and keeps the fastest. int8 takes part only where the bundle says what it costs in accuracy and
-that is within INT8_EXTRA_LOSS_POINTS_MAX.
+that is within INT8_EXTRA_LOSS_POINTS_MAX and INT8_EXTRA_BYTES_PERCENT_MAX.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bundle.home import home_folder
-from pipeline.bundle.manifest import INT8_EXTRA_LOSS_POINTS_MAX, AnalysisTable, EdgeSpec
+from pipeline.bundle.manifest import (
+    INT8_EXTRA_BYTES_PERCENT_MAX,
+    INT8_EXTRA_LOSS_POINTS_MAX,
+    AnalysisTable,
+    EdgeSpec,
+)
 from pipeline.clock import Clock, monotonic
 from pipeline.errors import ConfigError, EngineError
 from pipeline.preprocess import Box, Preprocessor, PreprocessSpec
@@ -243,7 +248,9 @@ def _files(analysis: AnalysisTable, wanted: str) -> tuple[dict[str, str], str]:
 def _int8_cost(analysis: AnalysisTable) -> str:
     if analysis.int8_extra_loss_points is None:
         return "what int8 costs in accuracy was not measured"
-    return f"int8 costs {analysis.int8_extra_loss_points:.2f} points, limit {INT8_EXTRA_LOSS_POINTS_MAX}"
+    points = f"{analysis.int8_extra_loss_points:.2f} points, limit {INT8_EXTRA_LOSS_POINTS_MAX}"
+    share = f"{analysis.int8_extra_bytes_percent:.1f} % of the bytes, limit {INT8_EXTRA_BYTES_PERCENT_MAX:g}"
+    return f"int8 costs {points}, and {share}"
 
 
 def _try(loader: _Loader, provider: str, precision: str, file: str) -> tuple[Candidate, Any]:

@@ -252,6 +252,8 @@ def _edge_spec(codec: FeatureCodec, spec: LatentSpec, evaluation: dict[str, Any]
     figures = evaluation["backbones"][default_tag]["operating_points"]
     # The mean over operating points: each alone is noisier than the difference that is looked for.
     extra = np.mean([point["int8"]["loss_points"] - point["fp32"]["loss_points"] for point in figures.values()])
+    points = codec.config.operating_points
+    usual = figures[points[len(points) // 2]]
     return bundle_manifest.EdgeSpec(
         format=bundle_manifest.BUNDLE_FORMAT,
         latent=bundle_manifest.LatentTable(channels=spec.channels, stride=spec.stride, layers=list(spec.layers)),
@@ -261,6 +263,7 @@ def _edge_spec(codec: FeatureCodec, spec: LatentSpec, evaluation: dict[str, Any]
             fp32="analysis.onnx",
             int8="analysis-int8.onnx",
             int8_extra_loss_points=round(float(extra), 2),
+            int8_extra_bytes_percent=round(100 * (usual["int8"]["bytes_mean"] / usual["fp32"]["bytes_mean"] - 1), 1),
         ),
         contexts=list(contexts_data(spec.contexts)),
         operating_points=[
@@ -274,7 +277,7 @@ def _edge_spec(codec: FeatureCodec, spec: LatentSpec, evaluation: dict[str, Any]
             )
             for point in spec.operating_points
         ],
-        default_operating_point=codec.config.operating_points[len(codec.config.operating_points) // 2],
+        default_operating_point=points[len(points) // 2],
     )
 
 

@@ -27,9 +27,11 @@ class Files:
         return self._files[name]
 
 
-def with_int8(extra_loss: float | None) -> Files:
+def with_int8(extra_loss: float | None, *, extra_bytes: float = 0.0) -> Files:
     """An "int8" form, which for these tests is the same graph."""
-    analysis = AnalysisTable(name="stem", int8="int8.onnx", int8_extra_loss_points=extra_loss)
+    analysis = AnalysisTable(
+        name="stem", int8="int8.onnx", int8_extra_loss_points=extra_loss, int8_extra_bytes_percent=extra_bytes
+    )
     return Files(analysis, **{"int8.onnx": stem_onnx(np.random.default_rng(0))})
 
 
@@ -76,6 +78,14 @@ def test_int8_is_left_out_where_it_costs_too_much_or_nobody_knows(
     encoder = FrameEncoder(with_int8(extra), provider="cpu")
     assert encoder.precision == "fp32"
     assert said in encoder.describe()
+
+
+def test_int8_is_left_out_where_its_frames_are_larger(timings: dict[str, float]) -> None:
+    """Its noise is coded too: beyond the bound on bytes, fp32 is used and the reason is said."""
+    assert FrameEncoder(with_int8(0.0, extra_bytes=5.0), provider="cpu").precision == "int8"
+    encoder = FrameEncoder(with_int8(0.0, extra_bytes=11.2), provider="cpu")
+    assert encoder.precision == "fp32"
+    assert "11.2 % of the bytes, limit 5" in encoder.describe()
 
 
 def test_int8_can_be_demanded(timings: dict[str, float]) -> None:
