@@ -122,14 +122,17 @@ class Recipe:
     decoders_only: bool = False
 
 
-_FEATURE_ONLY = {"kl_weight": 0.0, "pooled_weight": 0.0}
+def _without(*terms: str) -> dict[str, float]:
+    return {TERM_WEIGHTS[term]: 0.0 for term in terms}
+
+
 OBJECTIVES: dict[str, dict[str, float]] = {
     "default": {},
-    "fp": _FEATURE_ONLY,
-    "sgfp": _FEATURE_ONLY | {"feature_weight": 0.0, "saliency_weight": 1.0},
-    "ghnd": _FEATURE_ONLY | {"stage_weight": 0.3},
-    "kl": {"pooled_weight": 0.0},
-    "pooled": {"kl_weight": 0.0, "pooled_weight": 0.3},
+    "fp": _without("kl", "pooled", "stages"),
+    "sgfp": _without("mse", "kl", "pooled", "stages") | {"saliency_weight": 1.0},
+    "ghnd": _without("kl", "pooled") | {"stage_weight": 0.3},
+    "kl": _without("pooled", "stages"),
+    "pooled": _without("kl", "stages") | {"pooled_weight": 0.3},
 }
 """Name -> what it changes in those phases of the default plan that look beyond the cut. All else is equal, so that
 objectives can be compared: phases, crops, learning rates, target bytes. All begin with plain head distillation."""

@@ -18,12 +18,12 @@ from pipeline.training import teacher  # noqa: E402
 from pipeline.training.data import CropSampler, PhotoSource, build_photo_store  # noqa: E402
 from pipeline.training.loop import Trainer, figure_names  # noqa: E402
 from pipeline.training.objectives import distortion_terms, weighted  # noqa: E402
-from pipeline.training.recipes import OBJECTIVES, Phase, Recipe, decoder_recipe, objective_recipe  # noqa: E402
+from pipeline.training.recipes import OBJECTIVES, TERM_WEIGHTS, Phase, Recipe, decoder_recipe, objective_recipe  # noqa: E402
 from tests.pipeline.training.photos import write_tar  # noqa: E402
 
 LITE0 = "tf_efficientnet_lite0"
 TERMS = {
-    "default": {"mse", "kl", "pooled"},
+    "default": {"mse", "kl", "pooled", "stages"},
     "fp": {"mse"},
     "sgfp": {"mse", "saliency"},
     "ghnd": {"mse", "stages"},
@@ -32,7 +32,7 @@ TERMS = {
 }
 TASK = Phase(
     "task", until=1.0, crop=32, batch=4, learning_rate=(1e-3, 1e-3), rounding="straight_through",
-    kl_weight=0.3, pooled_weight=0.05,
+    kl_weight=0.3, pooled_weight=0.05, stage_weight=0.3,
 )  # fmt: skip
 TINY = Recipe(
     codec=CodecConfig(backbones=(LITE0,)), phases=(TASK,), backbone_shares=(1.0,), warmup_steps=1, pool_batches=2
@@ -78,6 +78,14 @@ def test_gradients_reach_what_they_should(
     assert all(p.grad is None and not p.requires_grad for p in made.frozen[LITE0].parameters())
     assert all(torch.equal(frozen[key], value) for key, value in made.frozen[LITE0].state_dict().items())
     assert not any(module._forward_hooks for module in made.frozen[LITE0].modules())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objectives_of_the_default_plan(name: str) -> None:
+    """Behind its first phase the shipped plan weighs the objective's own terms and no other."""
+    for phase in objective_recipe(name).phases[1:]:
+        weighed = {term for term, field in TERM_WEIGHTS.items() if getattr(phase, field) > 0}
+        assert weighed | {"mse"} == TERMS[name]
 
 
 def test_unknown_objective() -> None:
