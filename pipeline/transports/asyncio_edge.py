@@ -10,27 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import Final, Protocol
 
-from pipeline import limits
 from pipeline.clock import Clock
 from pipeline.errors import FrankenError
-from pipeline.transports.base import EdgeCall, OnEdgeEvent, OnTraffic, Traffic
-from pipeline.transports.edge_pump import EdgePump
+from pipeline.transports.base import OnEdgeEvent, OnTraffic
+from pipeline.transports.edge_thread import HANG_UP_S, EdgeThread
 from pipeline.transports.link_model import LinkModel
 from pipeline.wire.edge_session import EdgeSession
 from pipeline.wire.session import Outgoing
-from pipeline.wire.states import CLOSED, OPEN
+from pipeline.wire.states import CLOSED
 
 log = logging.getLogger("frankenstream.transports")
 
 _BLOCKED_S: Final = 0.005
 """A connection that took no message is asked again after this."""
-_HANG_UP_S: Final = 1.0
 FALLBACK_S: Final = 300.0
 """After this long on another route, the next reconnection tries the one that the URL names again."""
 
@@ -84,7 +80,7 @@ class Route(Protocol):
         ...
 
 
-class AsyncioEdge:
+class AsyncioEdge(EdgeThread):
     """See EdgeTransport."""
 
     def __init__(
@@ -98,8 +94,7 @@ class AsyncioEdge:
         on_traffic: OnTraffic | None,
         clock: Clock,
     ) -> None:
-        self.url = url
-        self.session = session
+        super().__init__(url, session, on_event, wake=self._wake, link=link, on_traffic=on_traffic, clock=clock)
         self.route = routes[0].name
         """The kind of connection in use."""
         self.why = ""
@@ -108,66 +103,28 @@ class AsyncioEdge:
         self._at = 0
         self._fell_back_at = float("-inf")
         self._whole_part_bytes = session.part_bytes
-        self._clock = clock
         self._loop = asyncio.new_event_loop()
-        self._pump = EdgePump(session, on_event, clock, wake=self._wake, link=link, on_traffic=on_traffic)
         self._connection: EdgeConnection | None = None
         self._opening: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._woken = False
         self._number = 0
-        self._retry_at = float("-inf")
-        self._backoff_ms = limits.RECONNECT_MS_MIN
-        self._random = Random()
-        self._abandoned = False
         self._ended = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name=f"edge {url}", daemon=True)
         self._thread.start()
-
-    @property
-    def traffic(self) -> Traffic:
-        """What passed so far."""
-        return self._pump.traffic
-
-    @property
-    def closed(self) -> bool:
-        """See EdgeTransport."""
-        return not self._thread.is_alive()
-
-    def call(self, fn: EdgeCall) -> None:
-        """See EdgeTransport."""
-        self._pump.call(fn)
-
-    def close(self, timeout: float = 2.0, *, drain_s: float = 0.0) -> None:
-        """See EdgeTransport."""
-        self._pump.call(lambda session, now: session.stop(now, drain_s=drain_s))
-        if threading.get_ident() == self._pump.thread:
-            return
-        self._thread.join(timeout + drain_s)
-        if self._thread.is_alive():
-            self._abandoned = True
-            self._wake(force=True)
-            self._thread.join(_HANG_UP_S)
 
     # --- The thread -------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        self._pump.thread = threading.get_ident()
-        try:
-            self._loop.run_until_complete(self._live())
-        except Exception as error:
-            log.exception("the edge's transport failed")
-            self.session.refused("error", f"the edge's transport failed: {error}", self._clock())
-        finally:
-            self._pump.run_inbox()
-            if self.session.state != CLOSED:
-                self.session.refused("done", "the edge gave up closing in order", self._clock())
-            self._pump.pump(lambda data: True)
-            self._pump.end()
-            self._loop.close()
+    def _live(self) -> None:
+        self._loop.run_until_complete(self._live_in_loop())
 
-    async def _live(self) -> None:
+    def _release(self) -> None:
+        self._loop.close()
+
+    def _interrupt(self) -> None:
+        self._wake(force=True)
+
+    async def _live_in_loop(self) -> None:
         self._tick()
         await self._ended.wait()
         if self._timer is not None:
@@ -178,7 +135,7 @@ class AsyncioEdge:
                 await self._opening
         self._hang_up()
         if self._closing:
-            await asyncio.wait(self._closing, timeout=_HANG_UP_S)
+            await asyncio.wait(self._closing, timeout=HANG_UP_S)
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in others:
             task.cancel()
@@ -203,8 +160,7 @@ class AsyncioEdge:
         self._pump.run_inbox()
         self._pump.pump(self._send)
         session = self.session
-        if session.state == OPEN:
-            self._backoff_ms = limits.RECONNECT_MS_MIN
+        self._forget_failures()
         if self._connection is not None and not session.uses_connection and self._pump.idle:
             self._hang_up()
             self._back_off()
@@ -307,16 +263,6 @@ class AsyncioEdge:
     def _take_route(self, at: int, why: str) -> None:
         self._at, self.why = at, why
         self.route = self._routes[at].name
-
-    def _lost(self, reason: str) -> None:
-        self._hang_up()
-        self._back_off()
-        self.session.peer = ""
-        self._pump.disconnected(reason)
-
-    def _back_off(self) -> None:
-        self._retry_at = self._clock() + self._backoff_ms * self._random.uniform(0.8, 1.2) / 1000.0
-        self._backoff_ms = min(self._backoff_ms * 2, limits.RECONNECT_MS_MAX)
 
     def _hang_up(self) -> None:
         connection, self._connection = self._connection, None

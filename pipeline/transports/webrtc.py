@@ -7,23 +7,20 @@ port, says so, and tries again later.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pipeline import clock as clocks
 from pipeline.clock import Clock
-from pipeline.transports.access import ClientAccess, ServerAccess
+from pipeline.transports.access import ClientAccess
 from pipeline.transports.asyncio_edge import AsyncioEdge, Hooks, Route
-from pipeline.transports.base import OnEdgeEvent, OnServerEvent, OnTraffic
+from pipeline.transports.base import OnEdgeEvent, OnTraffic
 from pipeline.transports.http_address import HttpAddress
-from pipeline.transports.keys import ClientKeys, ServerKeys
+from pipeline.transports.keys import ClientKeys
 from pipeline.transports.link_model import LinkModel
 from pipeline.transports.webrtc_edge import WebRtcRoute
+from pipeline.transports.websocket import check_listen, listen
 from pipeline.transports.websocket_edge import WebSocketConnection, WebSocketRoute
-from pipeline.wire.directory import SessionDirectory
 from pipeline.wire.edge_session import EdgeSession
 
-if TYPE_CHECKING:
-    from pipeline.transports.http_listener import HttpListener
+__all__ = ["TAKES_ACCESS", "check_listen", "connect", "listen"]  # One HTTP port takes both kinds of edges.
 
 TAKES_ACCESS = True
 
@@ -56,25 +53,3 @@ def connect(
     if access.fallback:
         routes.append(_FallbackRoute(access))
     return AsyncioEdge(url, session, on_event, routes, link=link, on_traffic=on_traffic, clock=clock)
-
-
-def check_listen(url: str, keys: ServerKeys | None, access: ServerAccess | None = None) -> None:
-    """See transports.base."""
-    from pipeline.transports.http_listener import check_address  # An edge has no aiohttp.
-
-    check_address(url, access or ServerAccess())
-
-
-def listen(
-    url: str,
-    directory: SessionDirectory,
-    on_event: OnServerEvent,
-    *,
-    keys: ServerKeys | None = None,
-    clock: Clock = clocks.monotonic,
-    access: ServerAccess | None = None,
-) -> HttpListener:
-    """See transports.base."""
-    from pipeline.transports.http_listener import HttpListener
-
-    return HttpListener(url, directory, on_event, access=access or ServerAccess(), clock=clock)

@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import math
 import select
-import threading
-from random import Random
 from typing import Any
 
 import zmq
@@ -26,22 +23,18 @@ from pipeline import limits
 from pipeline.clock import Clock
 from pipeline.errors import TransportError
 from pipeline.transports.base import (
-    EdgeCall,
     OnEdgeEvent,
     OnTraffic,
-    Traffic,
     is_loopback,
     split_host_port,
     split_url,
 )
-from pipeline.transports.edge_pump import EdgePump
+from pipeline.transports.edge_thread import EdgeThread
 from pipeline.transports.keys import ClientKeys
 from pipeline.transports.link_model import LinkModel
 from pipeline.transports.waker import Waker
 from pipeline.wire.edge_session import EdgeSession
-from pipeline.wire.states import CLOSED, OPEN
-
-log = logging.getLogger("frankenstream.transports")
+from pipeline.wire.states import CLOSED
 
 _LINGER_MS = 200
 _BLOCKED_MS = 2
@@ -60,7 +53,7 @@ _DOWN = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
-class ZeroMQEdge:
+class ZeroMQEdge(EdgeThread):
     """See EdgeTransport."""
 
     def __init__(
@@ -75,71 +68,32 @@ class ZeroMQEdge:
         clock: Clock,
     ) -> None:
         _check_url(url)
-        self.url = url
-        self.session = session
-        self._keys = keys
-        self._clock = clock
         self._waker = Waker()
-        self._pump = EdgePump(session, on_event, clock, wake=self._waker.wake, link=link, on_traffic=on_traffic)
+        super().__init__(url, session, on_event, wake=self._waker.wake, link=link, on_traffic=on_traffic, clock=clock)
+        self._keys = keys
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket: zmq.Socket[Any] | None = None
         self._monitor: zmq.Socket[Any] | None = None
         self._poll = select.poll()
         self._up = False
         self._attempt_until = math.inf
-        self._retry_at = -math.inf
-        self._backoff_ms = limits.RECONNECT_MS_MIN
         self._handshakes_failed = 0
-        self._random = Random()
-        self._abandoned = False
-        self._thread = threading.Thread(target=self._run, name=f"edge {url}", daemon=True)
         self._thread.start()
-
-    @property
-    def traffic(self) -> Traffic:
-        """What passed so far."""
-        return self._pump.traffic
-
-    @property
-    def closed(self) -> bool:
-        """See EdgeTransport."""
-        return not self._thread.is_alive()
-
-    def call(self, fn: EdgeCall) -> None:
-        """See EdgeTransport."""
-        self._pump.call(fn)
-
-    def close(self, timeout: float = 2.0, *, drain_s: float = 0.0) -> None:
-        """See EdgeTransport."""
-        self._pump.call(lambda session, now: session.stop(now, drain_s=drain_s))
-        if threading.get_ident() == self._pump.thread:
-            return
-        self._thread.join(timeout + drain_s)
-        if self._thread.is_alive():
-            self._abandoned = True
-            self._waker.wake()
-            self._thread.join(1.0)
 
     # --- The thread -------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        self._pump.thread = threading.get_ident()
+    def _live(self) -> None:
         self._poll.register(self._waker.fileno(), select.POLLIN)
-        try:
-            while not self._finished():
-                self._step()
-        except Exception as error:
-            log.exception("the edge's transport failed")
-            self.session.refused("error", f"the edge's transport failed: {error}", self._clock())
-        finally:
-            self._pump.run_inbox()
-            if self.session.state != CLOSED:
-                self.session.refused("done", "the edge gave up closing in order", self._clock())
-            self._pump.pump(lambda data: True)
-            self._hang_up()
-            self._pump.end()
-            self._context.destroy(linger=_LINGER_MS)
-            self._waker.close()
+        while not self._finished():
+            self._step()
+
+    def _release(self) -> None:
+        self._hang_up()
+        self._context.destroy(linger=_LINGER_MS)
+        self._waker.close()
+
+    def _interrupt(self) -> None:
+        self._waker.wake()
 
     def _finished(self) -> bool:
         if self._abandoned:
@@ -164,8 +118,7 @@ class ZeroMQEdge:
         if self._up and not session.uses_connection and self._pump.idle:
             self._hang_up()
             self._back_off()
-        if session.state == OPEN:
-            self._backoff_ms = limits.RECONNECT_MS_MIN
+        self._forget_failures()
 
     def _timeout_ms(self, now: float) -> int | None:
         at = self._pump.next_at()
@@ -271,16 +224,6 @@ class ZeroMQEdge:
             self.session.refused("unauthorised", f"{self.url}: {detail}", self._clock())
         else:
             self._lost(f"{self.url} hung up during the handshake")
-
-    def _lost(self, reason: str) -> None:
-        self._hang_up()
-        self._back_off()
-        self.session.peer = ""
-        self._pump.disconnected(reason)
-
-    def _back_off(self) -> None:
-        self._retry_at = self._clock() + self._backoff_ms * self._random.uniform(0.8, 1.2) / 1000.0
-        self._backoff_ms = min(self._backoff_ms * 2, limits.RECONNECT_MS_MAX)
 
     def _hang_up(self) -> None:
         if self._socket is None or self._monitor is None:
