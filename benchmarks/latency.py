@@ -15,7 +15,6 @@ x264 is a stream too: its bytes are the mean of a clip at crf 24, with a key fra
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,11 @@ from benchmarks.machine import processor, rounded
 from benchmarks.network_coders import VideoCoder, median_s
 from benchmarks.picture_codecs import PictureCodec, picture_codecs
 from benchmarks.rate_accuracy import Judge, find_head
+from benchmarks.report import report
 from benchmarks.video_clips import Clip, read_clips
 from benchmarks.video_codecs import quiet
 from pipeline.bundle import Bundle
 from pipeline.codec import LatentCodec, Reference, dequantise, quantise, quantise_sticky
-from pipeline.errors import FrankenError
 from pipeline.rate_control import EncodeChoice
 from pipeline.runtime.encoder import FrameEncoder, preprocess_spec
 from pipeline.runtime.engines import choose_engine
@@ -57,17 +56,7 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, help="bundle folder or .zip; the default one if not given")
     parser.add_argument("--backbone", default="", help="tag or alias; the bundle's default if not given")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    options = parser.parse_args()
-    console = Console()
-    try:
-        figures = run(options, console)
-    except FrankenError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    show(console, figures)
-    if options.json:
-        options.json.write_text(json.dumps(rounded(figures), indent=1) + "\n", encoding="utf-8")
-    return 0
+    return report(parser.parse_args(), run=run, show=show, written=rounded)
 
 
 def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:

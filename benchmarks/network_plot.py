@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError
-
 _COLOURS = {"ours": "tab:blue", "x264": "tab:red", "jpeg": "tab:orange", "webp": "tab:green"}
-
-
-def check_plotting(file: Path) -> None:
-    """Raises ConfigError if `file` cannot be drawn here."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("drawing needs matplotlib: pip install matplotlib")
-    if file.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ConfigError(f"plot is {file.name!r}, expected a name that ends in .png, .svg or .pdf")
 
 
 def draw(figures: dict[str, Any], file: Path) -> None:

@@ -39,12 +39,14 @@ from benchmarks.machine import rounded
 from benchmarks.network_coders import OurCoder, Seen, StillCoder, VideoCoder, median_s, x264_sizes
 from benchmarks.picture_codecs import picture_codecs
 from benchmarks.rate_accuracy import Judge, find_head
+from benchmarks.rate_plot import check_plotting
+from benchmarks.report import report
 from benchmarks.simulated_stream import Run, stream
 from benchmarks.video_clips import Clip, read_clips
 from benchmarks.video_codecs import quiet
 from pipeline.bundle import Bundle
 from pipeline.codec import quantise
-from pipeline.errors import ConfigError, FrankenError
+from pipeline.errors import ConfigError
 from pipeline.limits import REPEAT_MS_DEFAULT
 from pipeline.rate_control import EncodeChoice, RateControl
 from pipeline.runtime.encoder import FrameEncoder, preprocess_spec
@@ -104,25 +106,13 @@ def main() -> int:
     parser.add_argument("--stages", type=Path, help="stage times from this file of an earlier run, not measured anew")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--plot", type=Path, help="draw them into this file (.png, .svg, .pdf)")
-    options = parser.parse_args()
-    console = Console()
-    try:
-        figures = run(options, console)
-    except FrankenError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    show(console, figures)
-    if options.json:
-        options.json.write_text(json.dumps(rounded(figures), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if options.plot:
-        network_plot.draw(figures, options.plot)
-    return 0
+    return report(parser.parse_args(), run=run, show=show, draw=network_plot.draw, written=rounded)
 
 
 def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """All figures, ready for JSON."""
     if options.plot:
-        network_plot.check_plotting(options.plot)
+        check_plotting(options.plot)
     found = networks()
     chosen = [name for name in options.networks.split(",") if name] or list(found)
     if unknown := [name for name in chosen if name not in found]:

@@ -20,7 +20,6 @@ Axes: N pictures, B batch, C H W the latent, S side of the encoder's input, K cl
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,11 +37,12 @@ from rich.table import Table
 from benchmarks.evaluation_pictures import Pictures, read_pictures
 from benchmarks.picture_codecs import DEFAULT_CODECS, QUALITIES, PictureCodec, picture_codecs
 from benchmarks.rate_plot import check_plotting, draw
+from benchmarks.report import report
 from pipeline.bundle import Bundle
 from pipeline.codec import LatentCodec, dequantise, quantise
 from pipeline.datasets import SPLITS
 from pipeline.datasets.halves import HALVES
-from pipeline.errors import ConfigError, FrankenError
+from pipeline.errors import ConfigError
 from pipeline.runtime.encoder import PRECISIONS, FrameEncoder, preprocess_spec
 from pipeline.runtime.engine import Engine
 from pipeline.runtime.engines import choose_engine
@@ -60,19 +60,7 @@ OnPictures = Callable[[int], None]
 
 def main() -> int:
     """Read, measure, print a table, write JSON and plot."""
-    options = _parse()
-    console = Console()
-    try:
-        figures = run(options, console)
-    except FrankenError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    show(console, figures)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if options.plot:
-        draw(figures, options.plot)
-    return 0
+    return report(_parse(), run=run, show=show, draw=draw)
 
 
 def _parse() -> argparse.Namespace:

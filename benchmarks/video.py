@@ -19,7 +19,6 @@ Axes: N frames, B batch, C H W the latent, K classes.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -38,12 +37,13 @@ from benchmarks.evaluation_pictures import Pictures
 from benchmarks.picture_codecs import PictureCodec, picture_codecs
 from benchmarks.rate_accuracy import BATCH, Judge, find_head, versions
 from benchmarks.rate_plot import check_plotting
+from benchmarks.report import report
 from benchmarks.video_clips import Clip, find_clips, read_clips
 from benchmarks.video_codecs import VIDEO_CODECS, VideoCodec, spread, video_codecs
 from benchmarks.video_ours import NAME, Sent, Way, send, ways
 from pipeline.bundle import Bundle
 from pipeline.codec import LatentCodec, dequantise
-from pipeline.errors import ConfigError, FrankenError
+from pipeline.errors import ConfigError
 from pipeline.runtime.encoder import PRECISIONS, FrameEncoder, preprocess_spec
 from pipeline.runtime.engines import choose_engine
 from tasks.evaluate import agreement, divergence
@@ -65,19 +65,12 @@ Say = Callable[[str], None]
 
 def main() -> int:
     """Read, measure, print tables, write JSON and plot."""
-    options = _parse()
-    console = Console()
-    try:
-        figures = run(options, console)
-    except FrankenError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    show(console, figures)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if options.plot and "points" in figures:
-        video_plot.draw(figures, options.plot)
-    return 0
+    return report(_parse(), run=run, show=show, draw=_draw)
+
+
+def _draw(figures: dict[str, Any], file: Path) -> None:
+    if "points" in figures:  # not with --contexts
+        video_plot.draw(figures, file)
 
 
 def _parse() -> argparse.Namespace:

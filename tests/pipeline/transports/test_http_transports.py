@@ -18,7 +18,7 @@ from pipeline.transports import webrtc_edge as webrtc_edges
 from pipeline.transports.access import ClientAccess, IceServer, ServerAccess
 from pipeline.transports.asyncio_edge import AsyncioEdge
 from pipeline.wire import EdgeSession
-from pipeline.wire.events import Answered, Closed, Connected, Disconnected, FrameReceived, SessionOpened
+from pipeline.wire.events import Answered, Closed, Connected, Disconnected, SessionOpened
 from tests.pipeline.transports.streams import AnsweringServer, StreamingEdge, eventually, make_directory
 
 
@@ -74,38 +74,6 @@ def test_frames_go_in_parts_where_packets_are_lost(scheme: str, parts: int) -> N
         edge.wait_for(Answered)
     assert parts == len(sizes)
     assert parts == 1 or max(sizes) <= 1150
-
-
-def test_closing_server_lets_edges_come_back(url: str) -> None:
-    """Goodbye carries a token; the edge waits, then begins anew with the next server there."""
-    server = AnsweringServer(url)
-    where = server.url
-    with StreamingEdge(where) as edge:
-        edge.wait_for(Connected)
-        server.transport.close()
-        edge.wait_for(Disconnected)
-        assert edge.of(Disconnected)[0].reason.startswith("draining")
-        with AnsweringServer(where) as second:
-            edge.wait_for(Connected, 2)
-            edge.send()
-            edge.wait_for(Answered)
-            assert len(second.directory) == 1
-
-
-def test_draining_answers_what_is_under_way(url: str) -> None:
-    """close(drain_s) waits for the engine, and no frame is orphaned."""
-    with AnsweringServer(url, answering=False) as server, StreamingEdge(server.url) as edge:
-        edge.wait_for(Connected)
-        frame = edge.send()
-        eventually(lambda: any(isinstance(event, FrameReceived) for _, event in server.events))
-        handle = server.events[0][0]
-        closer = threading.Thread(target=lambda: server.transport.close(drain_s=10.0))
-        closer.start()
-        eventually(lambda: handle.session.credit.window == 0)
-        handle.call(lambda session, now: session.answer(frame, [], [0] * 5, now))
-        edge.wait_for(Answered)
-        closer.join()
-        assert (handle.session.account.answered, handle.session.account.dropped) == (1, {})
 
 
 def test_a_cut_connection_is_resumed(url: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import TransportError
 from pipeline.transports import LinkModel, connect, listen
 from pipeline.wire import EdgeSession
-from pipeline.wire.events import Answered, Closed, Connected, Disconnected, FrameReceived, SessionOpened
+from pipeline.wire.events import Answered, Closed, Connected, Disconnected, SessionOpened
 from pipeline.wire.states import CLOSED
 from tests.pipeline.transports.streams import AnsweringServer, StreamingEdge, eventually, make_directory, make_keys
 
@@ -39,38 +39,6 @@ def test_frames_are_answered(url: str) -> None:
         eventually(lambda: len(server.directory) == 0)
     assert edge.transport.traffic.sent_bytes > 100 * 5000
     assert server.transport.stats.received_bytes == edge.transport.traffic.sent_bytes
-
-
-def test_closing_server_lets_edges_come_back(url: str) -> None:
-    """Goodbye carries a token; the edge waits, then begins anew with the next server there."""
-    server = AnsweringServer(url)
-    where = server.url
-    with StreamingEdge(where) as edge:
-        edge.wait_for(Connected)
-        server.transport.close()
-        edge.wait_for(Disconnected)
-        assert edge.of(Disconnected)[0].reason.startswith("draining")
-        with AnsweringServer(where) as second:
-            edge.wait_for(Connected, 2)
-            edge.send()
-            edge.wait_for(Answered)
-            assert len(second.directory) == 1
-
-
-def test_draining_answers_what_is_under_way(url: str) -> None:
-    """close(drain_s) waits for the engine, and no frame is orphaned."""
-    with AnsweringServer(url, answering=False) as server, StreamingEdge(server.url) as edge:
-        edge.wait_for(Connected)
-        frame = edge.send()
-        eventually(lambda: any(isinstance(event, FrameReceived) for _, event in server.events))
-        handle = server.events[0][0]
-        closer = threading.Thread(target=lambda: server.transport.close(drain_s=10.0))
-        closer.start()
-        eventually(lambda: handle.session.credit.window == 0)
-        handle.call(lambda session, now: session.answer(frame, [], [0] * 5, now))
-        edge.wait_for(Answered)
-        closer.join()
-        assert (handle.session.account.answered, handle.session.account.dropped) == (1, {})
 
 
 def test_port_in_use_is_told(url: str) -> None:
