@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-ANALYSES = ("stem", "frankensplit")
+ANALYSES = ("stem", "conv_stem", "frankensplit")
 
 
 def main(arguments: list[str]) -> int:

@@ -27,7 +27,7 @@ from pipeline.models.feature_codec import LAYERS, FeatureCodec, decoder_name
 from pipeline.training import losses
 from pipeline.training.checkpoints import git_revision, load_state, recipe_to_dict, save_checkpoint
 from pipeline.training.data import CropSampler
-from pipeline.training.fast_forms import strided_in_float32, training_form
+from pipeline.training.fast_forms import training_form, use_fast_strided
 from pipeline.training.log import Counters, Figures, TrainingLog
 from pipeline.training.muon import CodecOptimiser
 from pipeline.training.objectives import distortion_terms, weighted
@@ -85,7 +85,7 @@ class Trainer:
     def _optimiser(self) -> CodecOptimiser:
         """Over what the recipe trains; what it does not train is frozen here."""
         if self.device.type == "cpu":
-            strided_in_float32(self.codec.analysis)
+            use_fast_strided(self.codec.analysis)
         networks = nn.ModuleList([self.codec.analysis, self.codec.synthesis])
         rate = [self.codec.log_gain_PC, *self.codec.bottlenecks.parameters()]
         if self.recipe.decoders_only:

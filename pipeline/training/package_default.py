@@ -44,6 +44,7 @@ LICENCE = (
     "licence: for research and evaluation. Backbone weights are not part of the bundle."
 )
 _CALIBRATION_PHOTOS = 64
+_LAYER_PHOTOS = 333
 
 
 def main(flags: Sequence[str] | None = None) -> None:
@@ -170,8 +171,36 @@ def measure(
             }
             for number, point in enumerate(latents.spec.operating_points)
         }
+        if place == 0:
+            reference_NK = _reference(backbone, graphs, photos, arguments.cache)
+            for number, point in enumerate(latents.spec.operating_points):
+                whole = figures["operating_points"][point.name]["fp32"]
+                missing = layer_losses(latents, sent["fp32", number][0], number, graphs, photos.labels_N, reference_NK)
+                whole["layer_loss_points"] = [round(whole["loss_points"] + more, 1) for more in missing]
         result["backbones"][tag] = figures
     return result
+
+
+def layer_losses(
+    latents: LatentCodec,
+    received_NCHW: np.ndarray,
+    point: int,
+    graphs: report.ServerGraphs,
+    labels_N: np.ndarray,
+    reference_NK: np.ndarray,
+) -> list[float]:
+    """Points of top-1 lost on top of whole frames' where only the first 1, 2, ... layers arrive; the last is 0.
+
+    Of evenly spaced photos, at most ``_LAYER_PHOTOS``: whole frames are measured on all.
+    """
+    some = slice(0, None, max(len(labels_N) // _LAYER_PHOTOS, 1))
+    bytes_N = np.zeros(len(labels_N[some]))  # not looked at here
+    losses = []
+    for layers in range(1, len(latents.spec.layers) + 1):
+        cut_NCHW = report.first_layers(latents, received_NCHW[some], point, layers)
+        compared = report.compare_arrays(graphs.from_latents(cut_NCHW), reference_NK[some], labels_N[some], bytes_N)
+        losses.append(compared.row()["loss_points"])
+    return [loss - losses[-1] for loss in losses]
 
 
 def _compare(
@@ -273,6 +302,7 @@ def _edge_spec(codec: FeatureCodec, spec: LatentSpec, evaluation: dict[str, Any]
                 offset=[float(value) for value in point.offset],
                 bytes_mean=figures[point.name]["fp32"]["bytes_mean"],
                 loss_points=figures[point.name]["fp32"]["loss_points"],
+                layer_loss_points=figures[point.name]["fp32"]["layer_loss_points"],
                 sticky_threshold=point.sticky_threshold,
             )
             for point in spec.operating_points

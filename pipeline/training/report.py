@@ -95,6 +95,15 @@ def through_codec(codec: LatentCodec, latents_NCHW: np.ndarray, point: int) -> t
     return np.stack(received), np.array(payload_bytes)
 
 
+def first_layers(codec: LatentCodec, received_NCHW: np.ndarray, point: int, layers: int) -> np.ndarray:
+    """Received latents as they would be had only the first ``layers`` of each frame arrived."""
+    kept = sum(codec.spec.layers[:layers])
+    fill_C11 = np.broadcast_to(codec.fill[:, None, None], received_NCHW.shape[1:])
+    cut = received_NCHW.copy()
+    cut[:, kept:] = dequantise(fill_C11, codec.spec.operating_points[point])[kept:]
+    return cut
+
+
 def compare_arrays(
     logits_NK: np.ndarray, reference_NK: np.ndarray, labels_N: np.ndarray, payload_bytes_N: np.ndarray
 ) -> Comparison:

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
 from pipeline.errors import ConfigError  # noqa: E402
-from pipeline.models.analysis import ResidualBlock, build_analysis  # noqa: E402
+from pipeline.models.analysis import ANALYSES, ResidualBlock, build_analysis  # noqa: E402
 
 PARAMETERS_MAX = 141_696
 
@@ -30,7 +30,8 @@ def macs_of(module, image) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "giga_macs"), [("frankensplit", 141_696, 0.53), ("stem", 123_024, 0.105)]
+    ("name", "parameters", "giga_macs"),
+    [("frankensplit", 141_696, 0.53), ("stem", 123_024, 0.105), ("conv_stem", 141_576, 0.159)],
 )
 def test_size(name: str, parameters: int, giga_macs: float) -> None:
     """Parameters and multiplications at 224 x 224 are those that the documentation states."""
@@ -39,7 +40,7 @@ def test_size(name: str, parameters: int, giga_macs: float) -> None:
     assert macs_of(analysis, torch.zeros(1, 3, 224, 224)) / 1e9 == pytest.approx(giga_macs, abs=0.005)
 
 
-@pytest.mark.parametrize("name", ["frankensplit", "stem"])
+@pytest.mark.parametrize("name", sorted(ANALYSES))
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (160, 240)])
 def test_latent_geometry(name: str, height: int, width: int) -> None:
     """The latent has 48 channels at an eighth of the resolution."""
@@ -47,7 +48,7 @@ def test_latent_geometry(name: str, height: int, width: int) -> None:
     assert latent.shape == (2, 48, height // 8, width // 8)
 
 
-@pytest.mark.parametrize("name", ["frankensplit", "stem"])
+@pytest.mark.parametrize("name", sorted(ANALYSES))
 def test_latent_is_signed(name: str) -> None:
     """Nothing follows the last sum, so latents have both signs."""
     latent = build_analysis(name)(torch.rand(1, 3, 64, 64))
@@ -74,5 +75,5 @@ def test_input_range_is_0_to_1() -> None:
 
 def test_unknown_name() -> None:
     """An unknown encoder is refused with the known ones."""
-    with pytest.raises(ConfigError, match="frankensplit, stem"):
+    with pytest.raises(ConfigError, match="conv_stem, frankensplit, stem"):
         build_analysis("resnet")

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.torch
 
 from pipeline.errors import BundleError, EngineError  # noqa: E402
 from pipeline.models import export  # noqa: E402
-from pipeline.models.analysis import build_analysis  # noqa: E402
+from pipeline.models.analysis import ANALYSES, build_analysis  # noqa: E402
 from pipeline.models.backbones import load_backbone  # noqa: E402
 from pipeline.models.synthesis import build_synthesis  # noqa: E402
 from pipeline.models.weights import find_package_file  # noqa: E402
@@ -28,7 +28,7 @@ def run(file: Path, **inputs: np.ndarray) -> np.ndarray:
     return output
 
 
-@pytest.mark.parametrize("name", ["frankensplit", "stem"])
+@pytest.mark.parametrize("name", sorted(ANALYSES))
 def test_analysis_has_the_edges_contract(tmp_path: Path, name: str) -> None:
     """Input ``image``, output ``latent``, float32, any size, close to torch."""
     torch.manual_seed(0)

@@ -44,6 +44,21 @@ def test_through_codec_is_the_real_bitstream(tmp_path: Path) -> None:
     assert np.abs(received - sent).max() <= 0.5 / 8.0 + 1e-4
 
 
+def test_first_layers_are_what_arrived() -> None:
+    """Channels of later layers hold the fill symbol's value, those before keep theirs; all layers: nothing changes."""
+    codec = FeatureCodec(CodecConfig(backbones=("tf_efficientnet_lite0",))).eval()
+    codec.update_quantiles()
+    images = np.random.default_rng(1).random((2, 1, 3, 32, 32), np.float32)
+    counted = count_symbols(codec, list(images), Contexts())
+    latents = LatentCodec(latent_spec(codec, Contexts()), entropy_model(codec, counted), coder="python")
+    received = np.random.default_rng(0).normal(size=(2, 48, 4, 4)).astype(np.float32)
+    point = latents.spec.operating_points[1]
+    cut = report.first_layers(latents, received, 1, 3)
+    assert np.array_equal(cut[:, :18], received[:, :18])
+    assert np.array_equal(cut[0, 18:, 0, 0], ((latents.fill + point.offset) / point.gain)[18:].astype(np.float32))
+    assert np.array_equal(report.first_layers(latents, received, 1, 8), received)
+
+
 def test_figures_name_their_units() -> None:
     """A row for manifests: bytes, loss with interval, agreement, KL."""
     logits = np.eye(3, dtype=np.float32)[[0, 1, 2, 2]] * 5
