@@ -37,6 +37,7 @@ from rich.table import Table
 from benchmarks.evaluation_pictures import Pictures, read_pictures
 from benchmarks.picture_codecs import DEFAULT_CODECS, QUALITIES, PictureCodec, picture_codecs
 from benchmarks.rate_plot import check_plotting, draw
+from benchmarks.rate_reach import reach
 from benchmarks.report import report
 from pipeline.bundle import Bundle
 from pipeline.codec import LatentCodec, dequantise, quantise
@@ -125,6 +126,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "half": options.half,
         "images": len(pictures),
         "points": [point.figures for point in kept],
+        "reach": reach([point.figures for point in kept]),
         "left_out": left_out + [f"{point.codec} {point.setting}: no better than its full side" for point in dropped],
         "notes": list(pictures.notes),
         "versions": versions(),
@@ -338,10 +340,24 @@ def show(console: Console, figures: dict[str, Any]) -> None:
             cells[1:1] = [*accuracies, f"{low:.1f}…{high:.1f}"]
         table.add_row(point["codec"], point["setting"], *cells)
     console.print(table)
+    if figures["reach"]:
+        console.print(_reach_table(figures["reach"]))
     for line in (*figures["left_out"], *figures["notes"][:5]):
         console.print(line, style="dim", markup=False)
     if len(figures["notes"]) > 5:
         console.print(f"… and {len(figures['notes']) - 5} more pictures that were skipped", style="dim")
+
+
+def _reach_table(rows: Sequence[dict[str, Any]]) -> Table:
+    losses = list(dict.fromkeys(row["loss_points"] for row in rows))
+    table = Table(title="bytes a frame at a loss of", title_justify="left", box=SIMPLE_HEAD, padding=0)
+    table.add_column("codec", no_wrap=True)
+    for loss in losses:
+        table.add_column(f"{loss:g} points", justify="right", no_wrap=True)
+    for codec in dict.fromkeys(row["codec"] for row in rows):
+        sizes = [row["bytes"] for row in rows if row["codec"] == codec]
+        table.add_row(codec, *("not reached" if size is None else f"{size:,}" for size in sizes))
+    return table
 
 
 if __name__ == "__main__":

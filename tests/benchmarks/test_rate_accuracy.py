@@ -176,10 +176,12 @@ def test_the_table_fits_a_small_terminal(labelled: bool) -> None:
     figures = {
         "bundle": "b", "encoder": "stem fp32", "backbone": "lite0", "images": 2, "left_out": ["avif"],
         "notes": [f"{i}.jpg: broken" for i in range(9)], "points": [row],
+        "reach": rate_accuracy.reach([row]),
     }  # fmt: skip
     rate_accuracy.show(Console(file=out, width=80), figures)
     assert "123,456" in out.getvalue()
     assert ("top-5" in out.getvalue()) == labelled
+    assert ("bytes a frame at a loss of" in out.getvalue()) == labelled
     assert "4 more" in out.getvalue()
     assert "…" not in out.getvalue().replace("-10.0…15.0", "").replace("… and", "")
 
