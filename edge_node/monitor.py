@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -24,6 +26,9 @@ ROLLING_S = 2.0
 """Window of the live figures, in seconds."""
 LABELS_KEPT = 2_000
 """Different labels remembered for each task."""
+RECORDS_WAITING = 30
+"""Records that are counted together: between two frames' networks, with cold caches, each alone takes several times as
+long. Whoever asks for a figure has them all counted."""
 
 _SPAN_S_MIN = 0.25  # the first moments of a run would show absurd rates
 
@@ -144,6 +149,7 @@ class Monitor:
         self.facts = facts if facts is not None else RunFacts()
         self._clock = clock
         self._lock = threading.Lock()
+        self._waiting: list[tuple[float, FrameRecord]] = []  # (when it ended, record), not counted yet
         self._started: float | None = None
         self._ended: float | None = None
         self._captured = 0
@@ -162,7 +168,6 @@ class Monitor:
         self._notices: deque[str] = deque(maxlen=20)
         self.last: FrameRecord | None = None
         """The newest answered frame."""
-        self.last_drop: FrameRecord | None = None
         self.choice: RateChoice | None = None
         """What rate control wants now; None: nothing chooses."""
         self.late_results = 0
@@ -183,18 +188,15 @@ class Monitor:
     def record(self, record: FrameRecord) -> None:
         """A frame has ended."""
         with self._lock:
-            if record.answered:
-                self._count_answer(record)
-            elif record.state == UNCHANGED:
-                self._unchanged += 1
-                self._saved_bytes += record.alone_bytes
-            else:
-                self._dropped[record.state] = self._dropped.get(record.state, 0) + 1
-                self.last_drop = record
+            self._waiting.append((self._clock(), record))
+            if record.answered and (self.last is None or record.frame > self.last.frame):
+                self.last = record
+            if len(self._waiting) >= RECORDS_WAITING:
+                self._count_waiting()
 
     def presented(self, frame: int, milliseconds: float) -> None:
         """The answer to `frame` was drawn, so long after it came."""
-        with self._lock:
+        with self._counted():
             row = self._rows.get(frame)
             if row is not None:
                 self._milliseconds[row, len(STAGES) - 1] = milliseconds
@@ -220,36 +222,36 @@ class Monitor:
     @property
     def outstanding(self) -> int:
         """Captured frames without a terminal state."""
-        with self._lock:
+        with self._counted():
             return self._captured - self._answered - self._unchanged - sum(self._dropped.values())
 
     @property
     def dropped(self) -> dict[str, int]:
-        with self._lock:
+        with self._counted():
             return dict(self._dropped)
 
     @property
     def unchanged(self) -> int:
         """Frames whose answer is an earlier one."""
-        with self._lock:
+        with self._counted():
             return self._unchanged
 
     @property
     def saved_bytes(self) -> int:
         """What references and repeated answers saved so far."""
-        with self._lock:
+        with self._counted():
             return self._saved_bytes
 
     @property
     def counts(self) -> tuple[int, int, int]:
         """(captured, answered, dropped)."""
-        with self._lock:
+        with self._counted():
             return self._captured, self._answered, sum(self._dropped.values())
 
     def rolling(self) -> Rolling:
         """The figures of the last ROLLING_S seconds."""
         now = self._clock()
-        with self._lock:
+        with self._counted():
             recent = [entry for entry in self._recent if entry[0] > now - ROLLING_S]
             span = min(ROLLING_S, max(now - (self._started if self._started is not None else now), _SPAN_S_MIN))
         if not recent:
@@ -265,7 +267,7 @@ class Monitor:
 
     def summary(self) -> Summary:
         """The run so far."""
-        with self._lock:
+        with self._counted():
             duration = self._duration()
             answered = self._answered
             payload_mean = self._payload_bytes / answered if answered else 0.0
@@ -309,7 +311,25 @@ class Monitor:
 
     # --- Inside, under the lock ------------------------------------------------------------------------------
 
-    def _count_answer(self, record: FrameRecord) -> None:
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """The lock, with nothing left to count."""
+        with self._lock:
+            self._count_waiting()
+            yield
+
+    def _count_waiting(self) -> None:
+        for ended, record in self._waiting:
+            if record.answered:
+                self._count_answer(record, ended)
+            elif record.state == UNCHANGED:
+                self._unchanged += 1
+                self._saved_bytes += record.alone_bytes
+            else:
+                self._dropped[record.state] = self._dropped.get(record.state, 0) + 1
+        self._waiting.clear()
+
+    def _count_answer(self, record: FrameRecord, ended: float) -> None:
         row = self._answered % FRAMES_KEPT
         self._answered += 1
         self._payload_bytes += record.payload_bytes
@@ -327,13 +347,11 @@ class Monitor:
         if record.expected_loss_points is not None:
             self._losses = [self._losses[0] + record.expected_loss_points, self._losses[1] + 1]
         self._recent.append(
-            (self._clock(), record.payload_bytes, record.wire_bytes, record.capture_to_result_ms, alone_bytes)
+            (ended, record.payload_bytes, record.wire_bytes, record.capture_to_result_ms, alone_bytes)
         )
         for task, labels in record.tasks.items():
             if labels:
                 self._count_top(task, labels[0].label, labels[0].score)
-        if self.last is None or record.frame > self.last.frame:
-            self.last = record
 
     def _count_top(self, task: str, label: str, score: float) -> None:
         tops = self._tops.setdefault(task, {})
