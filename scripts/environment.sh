@@ -43,3 +43,15 @@ find_python() {
   echo "frankenstream: no Python >= 3.11 found: sudo apt-get install python3 python3-venv" >&2
   return 1
 }
+
+# Whether the page's source can be tested here: npm, and a Node.js that Vite and Vitest run on.
+has_node() {
+  command -v npm >/dev/null && node -e '
+    const [major, minor] = process.versions.node.split(".").map(Number);
+    process.exit(major > 22 || (major === 22 && minor >= 13) || (major === 20 && minor >= 19) ? 0 : 1);' 2>/dev/null
+}
+
+# Whether the browser tests find a browser; tests/browser/conftest.py looks for the same names.
+has_chromium() {
+  command -v chromium chromium-browser google-chrome >/dev/null
+}

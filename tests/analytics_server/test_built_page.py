@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -36,6 +37,18 @@ def test_page_was_built_from_this_source() -> None:
     if not SOURCE.is_dir():
         pytest.skip("no source of the page here")
     assert (WEB_FOLDER / "source.sha256").read_text().strip() == source_digest()
+
+
+def test_lock_file_is_of_this_package() -> None:
+    """If not, `npm ci` refuses: npm install, in web/. It names packages, never the place they were fetched from."""
+    if not SOURCE.is_dir():
+        pytest.skip("no source of the page here")
+    text = (SOURCE / "package-lock.json").read_text(encoding="utf-8")
+    package = json.loads((SOURCE / "package.json").read_text(encoding="utf-8"))
+    locked = json.loads(text)["packages"][""]
+    for kind in ("dependencies", "devDependencies"):
+        assert package[kind] == locked[kind]
+    assert '"resolved"' not in text
 
 
 def test_page_is_small() -> None:

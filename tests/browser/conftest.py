@@ -23,6 +23,8 @@ BACKBONE = "tf_efficientnet_lite0"
 CAMERA_SHOWS_S = 2.0
 """The fake camera repeats so much of the sample clip: its first shot, a pizza."""
 CAMERA_FPS = 10
+PATIENCE_MS = 120_000
+"""Of whatever has no limit of its own: far above what anything takes, even on a busy machine."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,19 +38,31 @@ def _can_run() -> None:
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed: sudo apt-get install chromium", allow_module_level=True)
     if not (WEB_FOLDER / "index.html").is_file():
-        pytest.skip("the page is not built: npm install && npm run build in web/")
+        pytest.skip("the page is not built: npm ci && npm run build in web/")
     pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _home_of_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Servers that live longer than a test do not see the user's data folder either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FRANKENSTREAM_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    """One engine for all servers. FRANKENSTREAM_TEST_ENGINES names a folder that keeps the export from run to run."""
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """One engine for all servers. Exporting it takes half a minute, so pytest's cache keeps it from run to run.
+
+    FRANKENSTREAM_TEST_ENGINES names another folder to keep it in, one that has engines already, say.
+    """
     if importlib.util.find_spec("timm") is None:
         pytest.skip("exporting a backbone needs torch and timm")
     from pipeline.runtime.engines import build_engine
 
-    cache = os.environ.get("FRANKENSTREAM_TEST_ENGINES")
-    folder = Path(cache) if cache else tmp_path_factory.getbasetemp() / "home" / "cache" / "engines"
+    cache = getattr(request.config, "cache", None)  # not there with -p no:cacheprovider
+    kept = cache.mkdir("engines") if cache else tmp_path_factory.mktemp("engines")
+    folder = Path(os.environ.get("FRANKENSTREAM_TEST_ENGINES") or kept)
     return build_engine(Bundle.open(), BACKBONE, backend="onnx", threads=1, cache_dir=folder)
 
 
@@ -98,13 +112,15 @@ def camera_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(camera_file: Path) -> Iterator[Any]:
+    """Ends with its file: while Playwright lives, its event loop counts as running: others are refused."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
+            timeout=PATIENCE_MS,
             args=[
                 "--no-sandbox",
                 "--use-fake-ui-for-media-stream",
@@ -124,6 +140,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     def open_(url: str, *, expected: tuple[str, ...] = (), **context: Any) -> Any:
         context.setdefault("viewport", {"width": 390, "height": 844})
         page = browser.new_context(**context).new_page()
+        page.set_default_timeout(PATIENCE_MS)
         trouble: list[str] = []
         page.on("console", lambda said: trouble.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: trouble.append(str(error)))

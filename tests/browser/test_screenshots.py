@@ -17,6 +17,12 @@ from analytics_server.server import Server
 from tests.browser.test_watch import CLIP_SHOWS, GONE, wait_for_text
 
 SIZES = {"phone": (390, 844), "small": (320, 640), "desktop": (1280, 900)}
+COUNT_POINTS = """() => {
+    window.points = 0;
+    const count = (changes) => { window.points += changes.length; };
+    const chart = document.querySelector('#operator .chart');
+    new MutationObserver(count).observe(chart, { attributeFilter: ['aria-label'] });
+}"""
 Open = Callable[..., Any]
 
 
@@ -44,14 +50,17 @@ def test_states(server: Server, open_page: Open, shoot: Callable[[Any, str], Non
     shoot(page, f"ready-{size}-{scheme}")
     page.click("#use-sample")
     wait_for_text(page, "#labels", CLIP_SHOWS)
-    page.wait_for_timeout(2_000)
+    wait_for_text(page, "#figure-fps", r"[1-9]")
+    wait_for_text(page, "#figure-bytes", "kB")
     shoot(page, f"live-{size}-{scheme}")
     page.eval_on_selector("#details", "details => { details.open = true; }")
-    page.wait_for_timeout(600)
+    wait_for_text(page, "#counts", "captured")
     shoot(page, f"details-{size}-{scheme}")
     page.click("#tab-operator")
     wait_for_text(page, "#operator [aria-label=Sessions]", "web page")
-    page.wait_for_timeout(2_500)
+    page.wait_for_selector("#operator .chart canvas")
+    page.evaluate(COUNT_POINTS)
+    page.wait_for_function("() => points >= 3")
     shoot(page, f"operator-{size}-{scheme}")
 
 
@@ -61,7 +70,7 @@ def test_troubles(
 ) -> None:
     with make_server(front=FrontSettings(token="right-token")) as server:
         page = open_page(server.http_url, color_scheme=scheme, expected=GONE)
-        page.wait_for_selector("#token-form:not([hidden])", timeout=60_000)
+        page.wait_for_selector("#token-form:not([hidden])")
         shoot(page, f"token-phone-{scheme}")
         page.evaluate(
             "() => { const refuse = () => Promise.reject(new DOMException('', 'NotAllowedError'));"

@@ -13,7 +13,7 @@ from analytics_server.front import FrontSettings
 from analytics_server.server import Server
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_MS = 60_000
+PATIENCE_MS = 120_000
 """Far above what anything takes, even on a busy machine."""
 CLIP_SHOWS = "pizza|coffee|espresso|zebra|cheeseburger|hamburger|airliner|airplane|warplane|cab|cat|dog|tabby"
 GONE = ("WebSocket", "ERR_CONNECTION_REFUSED")
