@@ -4,9 +4,10 @@
 
 Real frames: the tour sample through the default bundle's encoder, 30 a second, 500 ms budget, no rate control, so that
 all transports carry the same. The server decodes what arrives and answers at once. `WebRTC whole` sends a frame as one
-message instead of parts: one lost packet costs the frame. "in time": answered of captured; latencies are capture to
-result; `up` is from sending to arrival at the server (give or take the clock offset's error); `stall` is the longest
-time without an answer; points lost are the manifest's for so many layers (if it has them).
+message instead of parts and parity: one lost packet costs the frame. "in time": answered of captured; latencies are
+capture to result; `up` is from sending until the server has all that it waits for (give or take the clock offset's
+error); `stall` is the longest time without an answer; points lost are the manifest's for so many layers (if it has
+them).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from multiprocessing.connection import Connection
@@ -102,7 +104,7 @@ def decoding_server(ready: Connection, scheme: str) -> None:
         layers = latent.decoded_layers
         queue_us = round((now - event.received_at) * 1e6)
         session.answer(
-            event.frame, RESULTS, [0, queue_us + took_us, 0, 0, 0], time.monotonic(), decoded_layers=layers,
+            event.frame, RESULTS, [took_us, queue_us, 0, 0, 0], time.monotonic(), decoded_layers=layers,
             layers=latent.layers,
         )  # fmt: skip
 
@@ -113,7 +115,7 @@ def decoding_server(ready: Connection, scheme: str) -> None:
         ready.send(_cpu_s())
 
 
-def payloads(count: int) -> list[bytes]:
+def payloads(count: int, quality: str = "") -> list[bytes]:
     """Bitstreams of the sample, each standing alone."""
     from edge_node.sources import open_source
     from recordings.samples import named_source
@@ -121,7 +123,7 @@ def payloads(count: int) -> list[bytes]:
     bundle = Bundle.open()
     encoder = FrameEncoder(bundle)
     codec, spec = bundle.latent_codec(), bundle.edge_spec
-    index = spec.operating_point_index("")
+    index = spec.operating_point_index(quality)
     point = bundle.latent_spec.operating_points[index]
     source = open_source(named_source("tour"))
     pictures = islice(iter(source), count)
@@ -177,15 +179,15 @@ class Live:
 # --- The run -------------------------------------------------------------------------------------------------
 
 
-def measure(seconds: float, *, quick: bool, say: Any = print) -> dict[str, Any]:
-    """All ways under all conditions."""
+def measure(seconds: float, *, quick: bool, ways: Sequence[str] = tuple(WAYS), say: Any = print) -> dict[str, Any]:
+    """These ways (of WAYS) under all conditions."""
     bundle = Bundle.open()
     frames = payloads(FRAMES)
     points = bundle.operating_points[bundle.edge_spec.operating_point_index("")]
     lost_points = list(getattr(points, "layer_loss_points", []) or [])
     rows = []
     for condition in conditions(quick=quick):
-        for way in WAYS:
+        for way in ways:
             row = _stream(way, condition, frames, bundle.codec_id, seconds, lost_points)
             rows.append(row)
             say(f"{condition.name:>22}  {way:<13} {row}")
@@ -217,7 +219,7 @@ def _stream(
 def _figures(edge: Live, seconds: float, lost_points: list[float]) -> dict[str, Any]:
     account = edge.session.account
     times = sorted(event.capture_to_result_ms for _, event in edge.answers)
-    up = [event.stages_ms["send_wait"] + event.stages_ms["uplink"] for _, event in edge.answers]
+    up = [sum(event.stages_ms[stage] for stage in ("send_wait", "uplink", "queue")) for _, event in edge.answers]
     moments = [at for at, _ in edge.answers]
     layers = [event.decoded_layers for _, event in edge.answers]
     whole = max(layers, default=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,6 +53,18 @@ class Coder(Protocol):
     def answered(self, frame: int, decoded_layers: int) -> None: ...
 
     def dropped(self, frame: int, cause: str) -> None: ...
+
+
+class LossyUp(SharedLink):
+    """A link that loses packets on its way up only: answers over WebRTC are in the three datagrams that follow, too.
+
+    `down`: the other way, as up without the loss if not given.
+    """
+
+    def __init__(self, model: LinkModel, *, down: LinkModel | None = None) -> None:
+        self.seed = model.seed
+        self._up = model.up()
+        self._down = (replace(model, loss=0.0) if down is None else down).down()
 
 
 @dataclass(slots=True)

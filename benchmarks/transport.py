@@ -286,7 +286,10 @@ def measure_impaired(options: argparse.Namespace) -> int:
     """See impaired_transport.py."""
     from benchmarks import impaired_transport
 
-    report = impaired_transport.measure(options.seconds, quick=options.quick, say=lambda line: print(line, flush=True))
+    ways = options.ways.split(",") if options.ways else list(impaired_transport.WAYS)
+    report = impaired_transport.measure(
+        options.seconds, quick=options.quick, ways=ways, say=lambda line: print(line, flush=True)
+    )
     impaired_transport.show(report)
     if options.json is not None:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
@@ -301,6 +304,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="per rate (default 3)")
     parser.add_argument("--impaired", action="store_true", help="live streams through an impairment relay instead")
     parser.add_argument("--quick", action="store_true", help="with --impaired: only the losses")
+    parser.add_argument("--ways", default="", help="with --impaired: these only, e.g. 'WebRTC parts,WebRTC whole'")
     options = parser.parse_args()
     if options.impaired:
         return measure_impaired(options)

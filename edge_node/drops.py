@@ -27,6 +27,10 @@ CAUSES: dict[str, tuple[str, str]] = {
         "their budget ended before the server had computed them",
         "raise --budget-ms, or choose a smaller backbone with --backbone",
     ),
+    "incomplete": (
+        "too much of them was lost on the way: not even their first layer came over",
+        "nothing to change while it is rare; else lower the rate with --quality, or use a transport that repeats (ws://)",
+    ),
     "undecodable": (
         "their bytes did not decode on the server",
         "check that both ends have the same bundle (`frankenstream bundle info`)",

@@ -346,9 +346,7 @@ class Monitor:
             self._points[record.operating_point] = self._points.get(record.operating_point, 0) + 1
         if record.expected_loss_points is not None:
             self._losses = [self._losses[0] + record.expected_loss_points, self._losses[1] + 1]
-        self._recent.append(
-            (ended, record.payload_bytes, record.wire_bytes, record.capture_to_result_ms, alone_bytes)
-        )
+        self._recent.append((ended, record.payload_bytes, record.wire_bytes, record.capture_to_result_ms, alone_bytes))
         for task, labels in record.tasks.items():
             if labels:
                 self._count_top(task, labels[0].label, labels[0].score)

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from pipeline import limits
 
 EDGE_CAUSES: tuple[str, ...] = ("superseded", "too_old", "encode_failed", "send_failed", "lost")
-SERVER_CAUSES: tuple[str, ...] = ("shed", "deadline", "undecodable", "engine_failed")
+SERVER_CAUSES: tuple[str, ...] = ("shed", "deadline", "incomplete", "undecodable", "engine_failed")
 COMMON_CAUSES: tuple[str, ...] = ("disconnected", "stopped")
 CAUSES: tuple[str, ...] = EDGE_CAUSES + SERVER_CAUSES + COMMON_CAUSES
 

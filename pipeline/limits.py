@@ -35,6 +35,8 @@ CONTROL_QUEUE_MAX = 256
 TRANSPORT_QUEUE_MESSAGES = 64
 """Messages that a transport holds per connection and direction (ZeroMQ's high-water mark)."""
 FRAME_PARTS_MAX = 64
+FRAME_PARITY_PARTS_MAX = 3
+"""Parity parts that a frame in parts may have besides."""
 FRAMES_IN_FLIGHT_MAX = 256
 """Most frames of one session that a server holds between receipt and answer."""
 SESSIONS_MAX = 1_024
@@ -99,6 +101,14 @@ CAPTURE_FRAMES_MAX = 256
 """Frames of one capture."""
 CAPTURE_S_MAX = 120
 """How long one capture may wait for its frames, in seconds."""
+LESSON_PICTURES_MAX = 20_000
+"""Pictures that the operator's page may hand in for one task."""
+LESSON_BYTES_MAX = 2_147_483_648
+"""All of them together, in bytes."""
+PICTURE_BYTES_MAX = 33_554_432
+"""One of them, in bytes; its pixels: IMAGE_PIXELS_MAX."""
+LESSON_IDLE_S = 600
+"""Pictures are removed when none came and nothing was started for so long, in seconds."""
 
 # --- Bundle --------------------------------------------------------------------------------------------------
 BUNDLE_FILE_BYTES_MAX = 67_108_864

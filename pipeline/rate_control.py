@@ -158,7 +158,7 @@ class RateControl:
         self.switches = 0
         """How often the rung changed."""
         self.loss = 0.0
-        """Smoothed share of frames that got lost or did not decode."""
+        """Smoothed share of frames that got lost, or of which too little arrived."""
         self.part_bytes = 0
         """Frames go in parts of so many bytes; 0: whole."""
         self._rung = 0
@@ -256,6 +256,12 @@ class RateControl:
     def choice_at(self, now: float) -> RateChoice:
         """`choice`, or the lowest rung if the link stands still: what to encode now. From any thread."""
         return self._lowest if self._schedule[2] < now else self.choice
+
+    def room(self, size: float) -> float:
+        """How many bursts of `size` bytes the link takes in the time of one frame; inf as long as nobody knows."""
+        if self._rate is None:
+            return math.inf
+        return self._rate * max(1.0 / self.fps_max, self._rhythm_s) / max(1.0, size)
 
     @property
     def rate_kbps(self) -> float | None:

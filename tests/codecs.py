@@ -33,6 +33,9 @@ CONTEXTS = {
             (kinds.changes(10, 100), kinds.layer([2, 1, 0], clip=1), kinds.reference_neighbourhood(2)),
         ),
     ),
+    "places": Contexts(
+        inter=((kinds.reference(2), kinds.changes(20, 90, 256)), (), (kinds.checkerboard(1, 3),)), places=True
+    ),
 }
 
 
@@ -64,12 +67,14 @@ def small_model(
         skips = np.full((len(spec.operating_points), CHANNELS), skip)
         skips[:, 1] = 0.0
     inter = rows("inter") if spec.contexts.inter is not None else None
+    places = rng.uniform(0.02, 0.98, (len(spec.operating_points), 16)) if spec.contexts.places else None
     return EntropyModel.from_probabilities(
         rows("intra"),
         inter=inter,
         fill=np.arange(CHANNELS) - 2,
         skip_intra=skips,
         skip_inter=skips if inter else None,
+        places=places,
         precision=precision,
     )
 

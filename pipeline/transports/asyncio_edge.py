@@ -64,8 +64,6 @@ class Hooks:
     writable: Callable[[], None]
     unsent: Callable[[Outgoing, str], None]
     """A frame that `send` took did not leave in time."""
-    repeated: Callable[[int], None]
-    """So many bytes were sent a second time, against loss."""
 
 
 class Route(Protocol):
@@ -246,10 +244,7 @@ class AsyncioEdge(EdgeThread):
                 self.session.unsent(outgoing, detail, self._clock())
                 self._wake()
 
-        def repeated(size: int) -> None:
-            self._pump.traffic.sent_bytes += size
-
-        return Hooks(received, lost, writable, unsent, repeated)
+        return Hooks(received, lost, writable, unsent)
 
     def _next_route(self, reason: str) -> None:
         if self._at + 1 < len(self._routes):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import importlib.util
 import logging
 import threading
 from concurrent.futures import Future
@@ -62,7 +63,7 @@ class StreamRoutes:
             {"urls": server.url, **({"username": server.user, "credential": server.password} if server.user else {})}
             for server in self._access.ice_servers
         ]
-        return web.json_response({"ice_servers": servers})
+        return web.json_response({"ice_servers": servers, "webrtc": importlib.util.find_spec("aiortc") is not None})
 
     async def _offer(self, request: web.Request) -> web.StreamResponse:
         if (refusal := self._refusal(request)) is not None:

@@ -26,8 +26,6 @@ from pipeline.wire.session import channel_of
 
 PART_BYTES: Final = limits.DATAGRAM_BYTES_MAX - 32
 """Of the bitstream in a FramePart; the rest is the message's other fields."""
-LOSSY_SHARE: Final = 0.005
-"""From this loss on, the parts that hold a frame's first layer are sent twice."""
 _SIGNAL_S: Final = 5.0
 _CONNECT_S: Final = 6.0
 _LOOK_S: Final = 0.5
@@ -153,11 +151,7 @@ class PeerEdge:
         if self._down_said:
             return False
         if channel_of(data) == "frames":
-            before = self._buffer.repeated_bytes
-            lossy = getattr(self._peer.sctp, "loss_share", 0.0) > LOSSY_SHARE
-            self._buffer.add(data, self._clock(), lossy=lossy)
-            if self._buffer.repeated_bytes > before:
-                self._hooks.repeated(self._buffer.repeated_bytes - before)
+            self._buffer.add(data, self._clock())
             self._send_frames()
             return True
         channel = self._channels["control"]

@@ -23,7 +23,7 @@ import logging
 from typing import Any, Final
 
 from aiortc import RTCConfiguration, RTCDataChannel, RTCIceServer, RTCPeerConnection
-from aiortc.rtcsctptransport import DataChunk, RTCSctpCapabilities, RTCSctpTransport
+from aiortc.rtcsctptransport import RTCSctpCapabilities, RTCSctpTransport
 
 from pipeline import limits
 from pipeline.transports.access import IceServer
@@ -31,10 +31,6 @@ from pipeline.transports.http_address import SUBPROTOCOL
 
 FLIGHT_BYTES_MIN: Final = 262_144
 """About four frames of the default bundle at its highest rate."""
-LOSS_CHUNKS: Final = 200
-"""Chunks over which the loss is averaged."""
-LOSS_AT_START: Final = 0.02
-"""Taken for lossy until it has shown that it is not, which takes about 300 chunks."""
 RTO_S_INITIAL: Final = 0.5
 RTO_S_MIN: Final = 0.3
 RTO_S_MAX: Final = 2.0
@@ -51,9 +47,6 @@ class LowDelaySctp(RTCSctpTransport):
     """See the module. An RTCSctpTransport becomes one by taking this class (`tune`); the properties stand in front of
     its plain attributes, which stay in its `__dict__`.
     """
-
-    loss_share = LOSS_AT_START
-    """Share of chunks that were lost, lately: sent again or given up."""
 
     @property
     def _cwnd(self) -> int:
@@ -72,18 +65,6 @@ class LowDelaySctp(RTCSctpTransport):
     @_rto.setter
     def _rto(self, seconds: float) -> None:
         pass  # Worked out from _srtt and _rttvar.
-
-    def _maybe_abandon(self, chunk: Any) -> bool:
-        was = chunk._abandoned
-        abandoned = bool(super()._maybe_abandon(chunk))
-        if not was and chunk._sent_count == 1:  # Noticed for the first time, whether it is sent again or given up.
-            self.loss_share += 1 / LOSS_CHUNKS
-        return abandoned
-
-    async def _send_chunk(self, chunk: Any) -> None:
-        if isinstance(chunk, DataChunk):
-            self.loss_share *= 1 - 1 / LOSS_CHUNKS
-        await super()._send_chunk(chunk)
 
     def _update_advanced_peer_ack_point(self) -> None:
         super()._update_advanced_peer_ack_point()

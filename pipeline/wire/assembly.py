@@ -3,7 +3,7 @@
 A layered bitstream is useful up to its first gap, so an assembly does not wait for a lost part until nothing can be
 made of the frame any more: it ends at half of the time that is left when the first part arrives, or soon after a later
 frame has overtaken it, and hands on the parts without a gap from the first one. Without part 0 there is nothing to
-hand on.
+hand on. Parity parts stand for parts that are missing: as many messages as the frame has parts make it whole.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pipeline import limits
 from pipeline.errors import RemoteProtocolError
 from pipeline.wire.messages import FramePart
+from pipeline.wire.parity import LENGTH_BYTES, PART_BYTES_MAX, restored
 
 WAIT_SHARE = 0.5
 """Share of the time between first part and deadline that an assembly waits for missing parts."""
@@ -27,8 +28,10 @@ class FrameAssembly:
     parts: int
     received_at: float
     deadline: float | None
+    parity: int = 0
     ends_at: float = field(init=False)
     _here: dict[int, bytes] = field(default_factory=dict)
+    _parity_here: dict[int, bytes] = field(default_factory=dict)
     _size: int = 0
 
     def __post_init__(self) -> None:
@@ -37,25 +40,37 @@ class FrameAssembly:
 
     def add(self, message: FramePart) -> bool:
         """Take a part; True if the frame is complete. Raises RemoteProtocolError if it does not fit the others."""
-        if message.parts != self.parts or message.part >= self.parts:
+        totals = (self.parts, self.parity)
+        if (message.parts, message.parity) != totals or message.part >= sum(totals):
             raise RemoteProtocolError(
-                f"frame {message.frame} part {message.part} of {message.parts} does not fit {self.parts} parts: "
-                "number the parts from 0 and say the same total in each"
+                f"frame {message.frame} part {message.part} of {message.parts} and {message.parity} does not fit "
+                f"{self.parts} parts and {self.parity} of parity: number them from 0 and say the same totals in each"
             )
-        if message.part not in self._here:
-            self._here[message.part] = message.bytes
+        here, number = self._here, message.part
+        if number >= self.parts:
+            here, number = self._parity_here, number - self.parts
+        elif number not in here:
             self._size += len(message.bytes)
+        here.setdefault(number, message.bytes)
+        if len(message.bytes) > LENGTH_BYTES + PART_BYTES_MAX and message.parity:
+            raise RemoteProtocolError(f"a part of {len(message.bytes)} bytes has parity, limit {PART_BYTES_MAX} bytes")
         if self._size > limits.PAYLOAD_BYTES_MAX:
             raise RemoteProtocolError(
                 f"frame {message.frame} has {self._size} bytes in parts, limit {limits.PAYLOAD_BYTES_MAX}: "
                 "lower the rate"
             )
-        return len(self._here) == self.parts
+        return self._is_whole()
 
     def overtaken(self, now: float) -> None:
         """A part of a later frame arrived. Without a deadline there is time to wait."""
         if self.deadline is not None:
             self.ends_at = min(self.ends_at, now + OVERTAKEN_S)
+
+    def _is_whole(self) -> bool:
+        if len(self._here) < self.parts <= len(self._here) + len(self._parity_here):
+            parts = restored(self.parts, self._here, self._parity_here)
+            self._here = dict(enumerate(parts or ()))
+        return len(self._here) == self.parts
 
     def prefix(self) -> bytes:
         """The bytes from the start up to the first missing part."""

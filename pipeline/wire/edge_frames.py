@@ -17,8 +17,10 @@ from pipeline import limits
 from pipeline.accounting import FrameAccount
 from pipeline.errors import LocalProtocolError, RemoteProtocolError
 from pipeline.wire import messages
+from pipeline.wire.cutting import cut, parts_of
 from pipeline.wire.events import EdgeEvent, FrameDropped, FrameUnchanged
 from pipeline.wire.messages import Frame, FramePart, JpegFrame
+from pipeline.wire.parity import PART_BYTES_MAX, parity_of
 from pipeline.wire.session import NEVER, Outgoing
 from pipeline.wire.stage_marks import StageMarks, micros
 
@@ -135,14 +137,22 @@ class EdgeFrames:
             self.drop(frame, "too_old", self._age_text(record, now))
         return None
 
-    def send(self, frame: int, ordinal: int, now: float) -> Outgoing:
+    def parts(self, frame: int) -> tuple[int, int]:
+        """(parts in which the pending `frame` will go, its bytes), parity apart; 0 parts: it goes as one message."""
+        record = self._frames[frame]
+        size = len(record.payload)
+        if not self.part_bytes or record.kind == "jpeg" or self.part_bytes > PART_BYTES_MAX:
+            return 0, size
+        return parts_of(size, self.part_bytes), size
+
+    def send(self, frame: int, ordinal: int, now: float, *, parity: int = 0) -> Outgoing:
         """Mark the pending `frame` as sent; returns its message, or its first part (the others are `on_its_way`)."""
         self._pending.remove(frame)
         record = self._frames[frame]
         record.sent_at, record.resending = now, False
         waiting_s = limits.LOSSLESS_LOST_MS / 1000.0
         record.lost_at = now + waiting_s if record.deadline is None else record.deadline + _GRACE_S
-        first, *others = self._messages(frame, record, ordinal, now)
+        first, *others = self._messages(frame, record, ordinal, now, parity)
         record.wire_bytes += len(first.data) + sum(len(out.data) for out in others)
         if not self._lossless:
             record.payload = b""  # Not needed again.
@@ -162,18 +172,19 @@ class EdgeFrames:
         """All bytes of the messages of a frame that was sent."""
         return self._frames[frame].wire_bytes
 
-    def _messages(self, frame: int, record: EdgeFrame, ordinal: int, now: float) -> list[Outgoing]:
+    def _messages(self, frame: int, record: EdgeFrame, ordinal: int, now: float, parity: int) -> list[Outgoing]:
         age_us = micros(now - record.captured_at)
         budget_us = 0 if record.deadline is None else micros(self._budget_s)
         payload = record.payload
         built: list[Frame | FramePart | JpegFrame]
         if record.kind == "jpeg":
             built = [JpegFrame(frame, age_us, budget_us, payload, ordinal)]
-        elif self.part_bytes and len(payload) > self.part_bytes:
-            size = max(self.part_bytes, -(-len(payload) // limits.FRAME_PARTS_MAX))
-            pieces = [payload[start : start + size] for start in range(0, len(payload), size)]
+        elif self.part_bytes and (parity or len(payload) > self.part_bytes):
+            pieces = cut(payload, self.part_bytes, at_layers=not parity)
+            parts = len(pieces)
+            pieces += parity_of(pieces, parity) if parity else []
             built = [
-                FramePart(frame, part, len(pieces), age_us, budget_us, piece, ordinal)
+                FramePart(frame, part, parts, age_us, budget_us, piece, ordinal, parity)
                 for part, piece in enumerate(pieces)
             ]
         else:

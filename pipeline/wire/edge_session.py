@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pipeline import limits
 from pipeline.accounting import COMMON_CAUSES, SERVER_CAUSES
 from pipeline.errors import RemoteProtocolError
+from pipeline.limits import FRAME_PARITY_PARTS_MAX
 from pipeline.rate_control import RateControl
 from pipeline.stages import SERVER_STAGES
 from pipeline.wire import events, messages, states
 from pipeline.wire.credits import CreditBalance
 from pipeline.wire.edge_frames import EdgeFrames, FrameKind
+from pipeline.wire.parity import parity_worth
+from pipeline.wire.part_loss import LossEstimate
 from pipeline.wire.session import NEVER, LimitError, Outgoing, Session, one_line
 from pipeline.wire.stage_marks import StageMarks, stages_ms
 
@@ -65,6 +68,8 @@ class EdgeSession(Session[events.EdgeEvent]):
         self._frames = EdgeFrames(
             self.account, self._events.append, lossless=lossless, budget_s=budget_ms / 1000.0, part_bytes=part_bytes
         )
+        self.loss = LossEstimate()
+        """How many parts get lost; of use where frames go in parts."""
         self._now = float("-inf")
         self._hello_until = NEVER
         self._stop_until = NEVER
@@ -226,6 +231,7 @@ class EdgeSession(Session[events.EdgeEvent]):
         if self._control:
             return self._poll_control(now)
         if (part := self._frames.next_part(now, self.clock.one_way_s)) is not None:
+            self.loss.sent(self.credit.sent)
             return part
         if self.state != states.OPEN:
             return None
@@ -248,11 +254,20 @@ class EdgeSession(Session[events.EdgeEvent]):
 
     def _send_frame(self, frame: int, now: float) -> Outgoing:
         self._settled_at = now + self._settling_s
-        outgoing = self._frames.send(frame, self.credit.spend(), now)
+        parity = self._parity(*self._frames.parts(frame))
+        outgoing = self._frames.send(frame, self.credit.spend(), now, parity=parity)
+        self.loss.sent(self.credit.sent)
         if self.control is not None:
             self.control.sent(frame, self._frames.wire_bytes(frame), now, first_bytes=len(outgoing.data))
             self.control.credited(self.credit.available(now))
         return outgoing
+
+    def _parity(self, parts: int, size: int) -> int:
+        """How many parity parts a frame of so many parts and bytes gets."""
+        if not parts or self.welcome is None or not self.welcome.parity_parts_max:
+            return 0
+        room = NEVER if self.control is None else self.control.room(size)
+        return parity_worth(parts, self.loss.share, room, min(self.welcome.parity_parts_max, FRAME_PARITY_PARTS_MAX))
 
     @property
     def _settling_s(self) -> float:
@@ -340,6 +355,7 @@ class EdgeSession(Session[events.EdgeEvent]):
         if len(message.stages_us) != len(SERVER_STAGES):
             raise RemoteProtocolError(f"Result has {len(message.stages_us)} stages, expected {len(SERVER_STAGES)}")
         record = self._frames.spoken_of("Result", message.frame)
+        self.loss.told(message.settled, message.parts_received)
         self._take_credit(message.sent_frames_max, message.credit_valid_ms, now)
         if self.control is not None:
             self.control.acknowledged(message.frame, message.received_at_us / 1e6, now)
@@ -370,10 +386,12 @@ class EdgeSession(Session[events.EdgeEvent]):
             causes = ", ".join(SERVER_CAUSES)
             raise RemoteProtocolError(f"Dropped has cause {message.cause[:40]!r}, expected one of {causes}")
         record = self._frames.spoken_of("Dropped", message.frame)
+        self.loss.told(message.settled, message.parts_received)
         if message.sent_frames_max:
             self._take_credit(message.sent_frames_max, message.credit_valid_ms, now)
         if self.control is not None:
-            self.control.refused(message.frame, now, undecodable=message.cause == "undecodable")
+            undecodable = message.cause in ("incomplete", "undecodable")
+            self.control.refused(message.frame, now, undecodable=undecodable)
         if record is not None:
             self._frames.drop(message.frame, message.cause, one_line(message.detail))
             self._check_drained(now)
@@ -435,6 +453,7 @@ class EdgeSession(Session[events.EdgeEvent]):
         """The server's side of the session is gone; frames that were with it will never be answered."""
         self._resume_token = b""
         self.credit.begin()
+        self.loss.begin()
         self._settled = 0
         if self.lossless:
             self._frames.resend()

@@ -84,6 +84,8 @@ class Welcome(_Message, tag=2, frozen=True):
     """New whenever the server lost its references; a frame that names another epoch is `undecodable`."""
     server: Name = ""
     """Free text for people: program and version."""
+    parity_parts_max: Count = 0
+    """Parity parts that a frame in parts may have; 0: the server knows none."""
 
 
 class BundleRequest(_Message, tag=3, frozen=True):
@@ -120,12 +122,15 @@ class FramePart(_Message, tag=6, frozen=True):
 
     frame: Count
     part: Count
+    """From 0; from `parts` on it is a parity part."""
     parts: Annotated[int, Meta(ge=1, le=limits.FRAME_PARTS_MAX)]
     age_at_send_us: Micros
     budget_us: Micros
     bytes: Payload
     sent: Count = 0
     """Ordinal among the frames sent since Welcome, from 1: credit counts in these, lost frames show as gaps."""
+    parity: Annotated[int, Meta(ge=0, le=limits.FRAME_PARITY_PARTS_MAX)] = 0
+    """Parity parts that the frame has besides its `parts`."""
 
 
 class JpegFrame(_Message, tag=7, frozen=True):
@@ -175,6 +180,10 @@ class Result(_Message, tag=8, frozen=True):
     """Layers that the bitstream announced."""
     batch: Count = 0
     """Frames in the batch that this one was computed in."""
+    settled: Count = 0
+    """Frames up to this ordinal are counted in `parts_received`."""
+    parts_received: Count = 0
+    """Parts that arrived of them since Welcome; a whole frame counts as one."""
 
 
 class Dropped(_Message, tag=9, frozen=True):
@@ -190,6 +199,9 @@ class Dropped(_Message, tag=9, frozen=True):
     sent_frames_max: Count = 0
     """Credit, see there; 0: unchanged."""
     credit_valid_ms: Count = 0
+    settled: Count = 0
+    parts_received: Count = 0
+    """Both as in Result."""
 
 
 class Credit(_Message, tag=10, frozen=True):

@@ -89,7 +89,7 @@ class ServerFrames:
         record = self._frames[message.frame]
         assembly = self._assemblies.get(message.frame)
         if assembly is None:
-            assembly = FrameAssembly(message.parts, record.received_at, record.deadline)
+            assembly = FrameAssembly(message.parts, record.received_at, record.deadline, message.parity)
             self._assemblies[message.frame] = assembly
         if not assembly.add(message):
             return None

@@ -13,7 +13,9 @@ from pipeline.accounting import COMMON_CAUSES, SERVER_CAUSES
 from pipeline.errors import LocalProtocolError, RemoteProtocolError
 from pipeline.wire import events, messages, states
 from pipeline.wire.credits import CreditGrants, CreditPolicy
+from pipeline.wire.cutting import holds_a_layer
 from pipeline.wire.offer import Refused, ServerOffer
+from pipeline.wire.part_loss import PartTally
 from pipeline.wire.replies import Replies, Reply
 from pipeline.wire.server_frames import ServerFrames
 from pipeline.wire.session import NEVER, LimitError, Outgoing, Session, one_line
@@ -54,6 +56,7 @@ class ServerSession(Session[events.ServerEvent]):
         self._random = random
         self._grants = CreditGrants(self.credit)
         self._frames = ServerFrames(self.account)
+        self._tally = PartTally()
         self._replies = Replies()
         self._hello_until = NEVER
         self._resume_until = NEVER
@@ -140,6 +143,8 @@ class ServerSession(Session[events.ServerEvent]):
                 decoded_layers,
                 layers,
                 batch,
+                self._tally.settled,
+                self._tally.parts,
             )
 
         self._replies.add(Reply(frame, build, record.overdue_at), remember=self.lossless)
@@ -155,7 +160,8 @@ class ServerSession(Session[events.ServerEvent]):
         line = one_line(detail)
 
         def build(sent_at_us: int, sent_frames_max: int, valid_ms: int) -> messages.Dropped:
-            return messages.Dropped(frame, cause, line, decoded_layers, sent_frames_max, valid_ms)
+            told = self._tally.settled, self._tally.parts
+            return messages.Dropped(frame, cause, line, decoded_layers, sent_frames_max, valid_ms, *told)
 
         self._replies.add(Reply(frame, build, record.overdue_at + _GRACE_S), remember=self.lossless)
         return True
@@ -211,6 +217,7 @@ class ServerSession(Session[events.ServerEvent]):
         reply = self._replies.take(now) if self.state == states.OPEN else None
         if reply is None:
             return None
+        self._tally.settle(now)
         message = reply.build(micros(now), self._grants.tell(self._held, now), self.credit.valid_ms)
         return Outgoing("results", message, messages.encode(message), reply.expires_at, reply.frame)
 
@@ -253,10 +260,10 @@ class ServerSession(Session[events.ServerEvent]):
     def timer(self, now: float) -> None:
         """See Session."""
         for frame, prefix in self._frames.ended_assemblies(now):
-            if prefix:
+            if prefix and holds_a_layer(prefix):
                 self._hand_over(frame, prefix, now)
             else:
-                self._drop_here(frame, "undecodable", "the first part never came", now)
+                self._drop_here(frame, "incomplete", "parts of its first layer never came", now)
         for frame in self._frames.overdue(now):
             self._drop_here(frame, "deadline", "not answered in time", now)
         if self.state == states.WAITING and now >= self._hello_until:
@@ -329,6 +336,7 @@ class ServerSession(Session[events.ServerEvent]):
                 self.offer.reference_window,
                 self.reference_epoch,
                 self.offer.server,
+                limits.FRAME_PARITY_PARTS_MAX,
             )
         )
         self._events.append(
@@ -336,10 +344,12 @@ class ServerSession(Session[events.ServerEvent]):
         )
 
     def _on_frame(self, message: messages.Frame, now: float) -> None:
+        self._tell_tally(message.sent, 0, now)
         if self._enter(message, len(message.bitstream), self.offer.payload_bytes_max, now):
             self._hand_over(message.frame, message.bitstream, now)
 
     def _on_jpeg_frame(self, message: messages.JpegFrame, now: float) -> None:
+        self._tell_tally(message.sent, 0, now)
         if self._enter(message, len(message.image), limits.JPEG_BYTES_MAX, now):
             record = self._frames[message.frame]
             self._events.append(
@@ -348,6 +358,8 @@ class ServerSession(Session[events.ServerEvent]):
 
     def _on_frame_part(self, message: messages.FramePart, now: float) -> None:
         size, size_max = len(message.bytes), self.offer.payload_bytes_max
+        if message.part < message.parts + message.parity:
+            self._tell_tally(message.sent, message.part, now)
         if not self._frames.is_assembling(message.frame) and (
             self._frames.is_held(message.frame)
             or self.account.ended(message.frame) is not None  # A late part of a frame that went on already.
@@ -357,6 +369,10 @@ class ServerSession(Session[events.ServerEvent]):
         bitstream = self._frames.add_part(message, now)
         if bitstream is not None:
             self._hand_over(message.frame, bitstream, now)
+
+    def _tell_tally(self, ordinal: int, part: int, now: float) -> None:
+        if ordinal <= self._grants.granted:  # Others break the contract.
+            self._tally.arrived(ordinal, part, now)
 
     def _enter(self, message: FrameMessage, size: int, size_max: int, now: float) -> bool:
         """Count a frame that arrives. False: nothing is to be done for it (doubled, or too late already)."""

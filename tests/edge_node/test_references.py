@@ -67,6 +67,7 @@ def test_after_an_undecodable_frame_the_next_one_stands_alone() -> None:
     shelf = a_shelf(0, 1, 2, 3)
     shelf.acknowledged(0, 8)
     shelf.dropped(1, "shed")
+    shelf.dropped(1, "incomplete")
     assert number_of(shelf.newest()) == 0
     shelf.dropped(2, "undecodable")
     assert shelf.newest() is None

@@ -59,9 +59,9 @@ def test_frames_are_answered(url: str) -> None:
         eventually(lambda: len(server.directory) == 0)
 
 
-@pytest.mark.parametrize(("scheme", "parts"), [("ws", 1), ("webrtc+http", 5)])
+@pytest.mark.parametrize(("scheme", "parts"), [("ws", 1), ("webrtc+http", 6)])
 def test_frames_go_in_parts_where_packets_are_lost(scheme: str, parts: int) -> None:
-    """5 kB are one message on a stream, five of at most a packet on datagrams."""
+    """5 kB are one message on a stream, five of at most a packet on datagrams, and one of parity at first."""
     sizes: list[int] = []
 
     def on_traffic(direction: str, channel: str, data: bytes, now: float) -> None:

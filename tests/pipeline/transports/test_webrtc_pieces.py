@@ -16,11 +16,10 @@ from aiortc.rtcsctptransport import USERDATA_MAX_LENGTH, DataChunk, ForwardTsnCh
 
 from pipeline import limits
 from pipeline.clock import VirtualClock
-from pipeline.codec.bitstream import Header, pack_header
 from pipeline.transports import webrtc_edge
 from pipeline.transports.asyncio_edge import Hooks
 from pipeline.transports.result_bundles import REPEATS, ResultBundler, ResultReader
-from pipeline.transports.send_buffer import VITAL_PARTS_MAX, SendBuffer, vital_parts
+from pipeline.transports.send_buffer import SendBuffer
 from pipeline.transports.socket_messages import NO_MESSAGE, read, written
 from pipeline.transports.webrtc_edge import PART_BYTES, PeerEdge
 from pipeline.transports.webrtc_peer import (
@@ -35,6 +34,7 @@ from pipeline.transports.webrtc_peer import (
 )
 from pipeline.wire import messages
 from pipeline.wire.messages import FramePart, JpegFrame, Ping
+from pipeline.wire.parity import LENGTH_BYTES
 from pipeline.wire.session import Outgoing
 
 # --- Results -------------------------------------------------------------------------------------------------
@@ -134,30 +134,9 @@ def test_lossless_frames_never_grow_old() -> None:
     assert drain(buffer, 1e9) == ([(1, 0)], [])
 
 
-def test_vital_parts_go_twice_on_a_lossy_link() -> None:
-    """Those of the first layer, after all parts; their bytes are counted; on a clean link none."""
-    head = pack_header(Header(0, 28, 28, (600, 500)))
-    payload = head + bytes(1100 * 2)
-    first, second = payload[:1100], payload[1100:]
-    assert vital_parts(first) == 2
-    buffer = SendBuffer()
-    for lossy in (False, True):
-        for number, piece in enumerate((first, second, b"z")):
-            buffer.add(part(1, number, 3, piece), 0.0, lossy=lossy)
-        again = [(1, 0), (1, 1)] if lossy else []
-        assert ([(1, 0), (1, 1), (1, 2), *again], []) == drain(buffer, 0.1)
-    assert len(part(1, 0, 3, first)) + len(part(1, 1, 3, second)) == buffer.repeated_bytes
-
-
-def test_vital_parts_of_what_is_no_bitstream() -> None:
-    """The first; and never more than a few, however large the layer."""
-    assert vital_parts(b"\xff\xd8\xff") == 1
-    assert vital_parts(pack_header(Header(0, 28, 28, (60_000,)))) == VITAL_PARTS_MAX
-
-
 def test_parts_fit_a_packet() -> None:
-    """With the largest numbers that their fields take in practice."""
-    message = FramePart(2**31, 63, 64, 2**31, 2**31, bytes(PART_BYTES), 2**31)
+    """With the largest numbers that their fields take in practice; a parity part is a little longer than the others."""
+    message = FramePart(2**31, 63, 64, 2**31, 2**31, bytes(LENGTH_BYTES + PART_BYTES), 2**31, 3)
     assert len(messages.encode(message)) <= limits.DATAGRAM_BYTES_MAX <= USERDATA_MAX_LENGTH
 
 
@@ -269,10 +248,7 @@ def with_edge(look: Callable[[PeerEdge, FakePeer, VirtualClock, list[str], list[
 
     async def run() -> None:
         clock, lost, unsent = VirtualClock(), [], []  # type: ignore[var-annotated]
-        hooks = Hooks(
-            lambda data: None, lost.append, lambda: None, lambda outgoing, detail: unsent.append(outgoing),
-            lambda size: None,
-        )  # fmt: skip
+        hooks = Hooks(lambda data: None, lost.append, lambda: None, lambda outgoing, detail: unsent.append(outgoing))
         peer = FakePeer()
         look(PeerEdge(peer, "webrtc+http://h:1", hooks, clock), peer, clock, lost, unsent)  # type: ignore[arg-type]
 

@@ -93,10 +93,11 @@ def test_part_bytes_can_be_set_by_the_transport() -> None:
     """Before `connected`, or at any time: the next frame goes in such parts."""
     pair = Pair().open()
     pair.edge.part_bytes = 100
+    pair.edge.loss.share = 0.0
     pair.capture(bytes(250))
     pair.flow()
     parts = [out.message for out in pair.sent_up if isinstance(out.message, FramePart)]
-    assert [len(part.bytes) for part in parts] == [100, 100, 50]
+    assert [len(part.bytes) for part in parts] == [84, 83, 83]
     assert pair.edge.part_bytes == 100
 
 
@@ -104,6 +105,7 @@ def test_part_bytes_can_be_set_by_the_transport() -> None:
 def test_an_overtaken_frame_is_not_waited_for(lossless: bool) -> None:
     """A part is lost and the next frame arrives: the parts up to the gap go on soon; a lossless replay has time."""
     pair = Pair(edge={"part_bytes": 100, "lossless": lossless}).open()
+    pair.edge.loss.share = 0.0  # No parity.
     lost = [True]
 
     def keep(outgoing: object) -> bool:
@@ -119,7 +121,7 @@ def test_an_overtaken_frame_is_not_waited_for(lossless: bool) -> None:
     pair.server.timer(pair.now)
     pair.flow()
     handed = [event for event in pair.of(FrameReceived) if event.frame == 0]
-    assert [len(event.bitstream) for event in handed] == ([] if lossless else [200])
+    assert [len(event.bitstream) for event in handed] == ([] if lossless else [176])
 
 
 def test_credit_that_was_told_in_vain_is_told_again() -> None:

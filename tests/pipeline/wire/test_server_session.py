@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline import limits
+from pipeline.codec.bitstream import Header, pack_header
 from pipeline.errors import ConfigError, LocalProtocolError
 from pipeline.wire.events import (
     BundleRequested,
@@ -279,7 +280,7 @@ def test_late_messages_of_an_ended_connection_are_ignored() -> None:
         (Frame(0, 0, 0, b"", 5), "frames", "protocol", "5 frames were sent, credit is 4"),
         (Ping(0, 0, 5), "control", "protocol", "5 frames were sent, credit is 4"),
         (Frame(0, 0, 0, b"x" * 101, 1), "frames", "limit", "frame 0 is 101 bytes, limit 100"),
-        (FramePart(0, 3, 2, 0, 0, b"", 1), "frames", "protocol", "frame 0 part 3 of 2"),
+        (FramePart(0, 3, 2, 0, 0, b"", 1), "frames", "protocol", "frame 0 part 3 of 2 and 0"),
         (Welcome("", b"", False, "", "", "", [], 1, 1, 1, 1, 1), "control", "protocol", "Welcome came while"),
         (Goodbye("done", resume_token=b"t"), "control", "protocol", "Goodbye+token came while"),
         (Frame(0, 0, 0, b"", 1), "control", "protocol", "Frame came on channel control, expected frames"),
@@ -349,18 +350,31 @@ def test_lost_part_leaves_the_prefix() -> None:
     assert event.bitstream == b"\0\1"
 
 
-def test_lost_first_part_is_undecodable() -> None:
-    """Without part 0 there is no header."""
+def test_a_frame_without_its_first_part_is_incomplete() -> None:
+    """Without part 0 there is no header: nothing reaches the decoder."""
     pair = opened()
     pair.keep = lambda outgoing: False
     send(pair, FramePart(0, 1, 2, 0, 500_000, b"x", 1))
     pair.pass_time(0.3)
-    assert pair.server.account.dropped == {"undecodable": 1}
+    assert pair.server.account.dropped == {"incomplete": 1}
+
+
+@pytest.mark.parametrize(("last", "cause"), [(80, "incomplete"), (90, None)])
+def test_a_frame_without_its_first_layer_is_incomplete(last: int, cause: str | None) -> None:
+    """Neither does one that breaks off within layer 0; if that is whole, the decoder gets it."""
+    pair = opened()
+    pair.keep = lambda outgoing: False
+    head = pack_header(Header(0, 28, 28, (40, 100)))  # 9 bytes, layer 0 ends at 89
+    send(pair, FramePart(0, 0, 2, 0, 500_000, (head + bytes(280))[:last], 1))
+    pair.pass_time(0.3)
+    assert pair.server.account.dropped == ({cause: 1} if cause else {})
+    assert pair.received() == ([] if cause else [0])
 
 
 def test_edge_splits_into_parts() -> None:
     """`part_bytes` on the edge; one frame on the server, one frame of credit."""
     pair = opened(edge={"part_bytes": 1_000})
+    pair.edge.loss.share = 0.0
     frame = pair.capture(bytes(range(250)) * 10)
     pair.flow()
     (event,) = pair.of(FrameReceived)
