@@ -8,8 +8,10 @@ judged by what a server makes of its bytes. The first frames of a clip (WARM_UP_
 stream pays for its start once. `mean` is the mean of the clips, each with the same weight.
 
 Ours stands alone (lag 0), or refers to the frame 1 or 3 before (`lag`: how many frames late the server's answers are),
-with each threshold of sticky symbols, at every operating point. Lag 1 is what a fast network gives; video codecs always
-refer to the frame before, whatever the network, and need a key frame where one is lost. JPEG and WebP are stills.
+with each threshold of sticky symbols, at every operating point; with the operating point's own thresholds ("own
+sticky") also with frame choice ("chosen": frames that hardly changed are not sent, an answer is repeated). Lag 1 is
+what a fast network gives; video codecs always refer to the frame before, whatever the network, and need a key frame
+where one is lost. JPEG and WebP are stills.
 
 With --contexts: what each context brings, a table of bytes with tables counted on all other clips; nothing else.
 
@@ -51,7 +53,8 @@ from tasks.evaluate import agreement, divergence
 WARM_UP_FRAMES = 3
 """As many as the longest lag: until then a frame has nothing to refer to."""
 LAGS = (1, 3)
-THRESHOLDS = (0.0, 0.8, 1.25)
+OWN = "own"
+THRESHOLDS = (0.0, OWN, 0.8, 1.25)
 FRAMES = 90
 STILLS = {"jpeg": (10, 20, 30, 50, 75), "webp": (1, 10, 20, 35, 50, 75)}
 """Still picture codecs and their qualities, a part of those of benchmarks.rate_accuracy."""
@@ -83,7 +86,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--codecs", default=",".join(CODECS), help=f"rivals, some of {', '.join(CODECS)}; '': none")
     parser.add_argument("--settings", type=int, help="this many qualities of each rival")
     parser.add_argument("--lags", default=",".join(map(str, LAGS)), help="frames between a frame and its reference")
-    parser.add_argument("--sticky", default=",".join(map(str, THRESHOLDS)), help="thresholds, 0: off")
+    parser.add_argument(
+        "--sticky", default=",".join(map(str, THRESHOLDS)), help="thresholds, 0: off, own: the bundle's"
+    )
     parser.add_argument("--contexts", action="store_true", help="what each context brings, instead")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of our encoder")
     parser.add_argument("--threads", type=int, default=0, help="threads of the backbone; 0: all cores")
@@ -96,7 +101,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """All figures, ready for JSON. Raises FrankenError before anything long has begun, where it can."""
     if options.plot:
         check_plotting(options.plot)
-    lags, thresholds = _numbers(options.lags, int, "lags"), _numbers(options.sticky, float, "sticky")
+    lags, thresholds = _numbers(options.lags, int, "lags"), _numbers(options.sticky, _threshold, "sticky")
     rivals, left_out = _rivals(options)
     bundle = Bundle.open(options.bundle)
     clips, notes = read_clips(find_clips(options.clips), preprocess_spec(bundle.edge_spec), frames=options.frames)
@@ -112,7 +117,8 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     }
     latents = {clip.name: analyse(encoder, clip) for clip in clips}
     if options.contexts:
-        rows = video_contexts.ablation(bundle.latent_spec, latents, lags=lags, thresholds=thresholds, say=console.print)
+        fixed = [threshold for threshold in thresholds if threshold is not None]
+        rows = video_contexts.ablation(bundle.latent_spec, latents, lags=lags, thresholds=fixed, say=console.print)
         return facts | {"contexts": rows}
     engine = choose_engine(
         bundle, options.backbone, backend="onnx", device="cpu", threads=options.threads, progress=console.print
@@ -140,6 +146,10 @@ def _numbers(text: str, kind: Callable[[str], Any], what: str) -> list[Any]:
         return [kind(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise ConfigError(f"--{what} is {text!r}, expected numbers with commas between them") from None
+
+
+def _threshold(text: str) -> float | None:
+    return None if text.strip() == OWN else float(text)
 
 
 def _rivals(options: argparse.Namespace) -> tuple[list[VideoCodec | PictureCodec], list[str]]:
@@ -176,7 +186,8 @@ class MeasuredClip:
         """One way of sending the clip through our codec."""
         sent = send(codec, latents, way)
         row = self._row(NAME, way.setting, way.lag, sent.payload_bytes, self._answers(codec, sent, way.point))
-        return row | {"operating_point": way.name, "sticky": way.sticky, "referring": sent.referring}
+        kept = {"sticky": way.sticky, "referring": sent.referring, "chosen": way.chosen, "unsent": sent.unsent}
+        return row | {"operating_point": way.name} | kept
 
     def rival(self, rival: VideoCodec | PictureCodec) -> Point:
         """A rival at one quality."""

@@ -31,6 +31,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
                 "bytes_mean": p.bytes_mean,
                 "loss_points": p.loss_points,
                 "sticky_threshold": p.sticky_threshold,
+                "refresh_threshold": p.refresh_threshold,
             }
             for p in spec.operating_points
         ],

@@ -144,6 +144,8 @@ class OperatingPointTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     sticky_threshold: Annotated[float, Meta(ge=0.0, le=limits.STICKY_THRESHOLD_MAX)] = 0.0
     """How far, in symbols, a latent may lie from its reference's symbol that is kept (pipeline.codec.sticky); 0: off.
     A matter of the edge alone: bundles of before had none."""
+    refresh_threshold: Annotated[float, Meta(ge=0.0, le=limits.STICKY_THRESHOLD_MAX)] = 0.0
+    """The same, root mean square over all channels of a place, within which all of its symbols are kept; 0: off."""
 
 
 class EdgeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -118,6 +118,7 @@ class Bundle(EdgeBundle):
         self.manifest: Manifest = parse_manifest(files[MANIFEST])
         _check_against_manifest(files, self.manifest, where)
         super().__init__({p: files[p] for p in self.manifest.files}, where=where)
+        self._manifest_toml = files[MANIFEST]
         if self.codec_id != self.manifest.codec_id:
             said = self.manifest.codec_id
             raise BundleError(f"{where}: codec id is {self.codec_id[:12]}…, manifest.toml says {said[:12]}…")
@@ -143,6 +144,13 @@ class Bundle(EdgeBundle):
         except OSError as error:
             raise BundleError(f"{where} cannot be read: {error.strerror or error}") from None
         raise BundleError(f"{where} is not there ({place}): name a bundle's folder or .zip with --bundle")
+
+    def copy_to(self, folder: Path) -> None:
+        """Write all of it into `folder`, for another process to open. Raises OSError."""
+        for path, data in (*self._files.items(), (MANIFEST, self._manifest_toml)):
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
 
     def backbone(self, name: str = "") -> Backbone:
         """The backbone called `name` (tag or alias); empty: the default. Raises BundleError naming those there are."""
@@ -201,6 +209,7 @@ def _operating_points(spec: EdgeSpec) -> tuple[OperatingPoint, ...]:
             np.array(point.gain, np.float32),
             np.array(point.offset, np.float32),
             sticky_threshold=point.sticky_threshold,
+            refresh_threshold=point.refresh_threshold,
         )
         for point in spec.operating_points
     )

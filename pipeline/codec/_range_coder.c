@@ -21,7 +21,7 @@
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
-#define ABI             3      /* native_coder.py's _ABI: any change of a function or struct */
+#define ABI             4      /* native_coder.py's _ABI: any change of a function or struct */
 #define STATE_LOW       65536u /* 2^16: the state's lower bound, and the start state without the check */
 #define MAGNITUDE_MAX   4095   /* limits.SYMBOL_MAGNITUDE_MAX */
 #define ESCAPE_BITS_MAX 13
@@ -61,7 +61,7 @@ typedef struct { /* one (operating point, set); the layout is native_coder.py's 
     int32_t precision;
     int32_t channels;
     int32_t layers;
-    int32_t unused;
+    int32_t place_slot;         /* first slot of the 16 tables of places, two slots each; -1: no map of places */
     const int32_t *layer_first; /* [layers + 1] first channel of each layer */
     const int32_t *term_first;  /* [layers + 1] first term of each layer */
     const context_term *terms;
@@ -88,6 +88,9 @@ typedef struct {      /* the caller's workspace, divided up */
     int16_t *plane;   /* [(height + 2) * (width + 1) + 1], zeros where there is no place */
     int16_t *changed; /* [places] in how many channels so far the symbol is not its prediction */
     uint32_t *steps;  /* [2 * steps_max] */
+    int32_t *refreshed; /* [places] the refreshed places, row by row */
+    int32_t *halves;    /* [places] the same, first half of the checkerboard first */
+    uint8_t *flags;     /* [places] the map of places */
     uint8_t *spare;   /* [capacity] */
     uint8_t *out;     /* [capacity], the workspace's end */
     int64_t capacity;
@@ -100,6 +103,9 @@ typedef struct { /* what a call works on */
     const int16_t *reference; /* the same, or NULL */
     int16_t *decoded;         /* a decoder's output, the same memory as `symbols` */
     work w;
+    int mapped;           /* the frame has a map of places, so that only these are coded: */
+    ptrdiff_t count;      /* how many are refreshed, */
+    ptrdiff_t first_half; /* and how many of them in the first half of the checkerboard */
 } frame;
 
 /* ---- Workspace ---- */
@@ -114,7 +120,7 @@ static size_t steps_max(const plan *p, grid g) {
         const int channels = p->layer_first[k + 1] - p->layer_first[k];
         most = channels > most ? channels : most;
     }
-    return (size_t)most * (3 * (size_t)g.places + 1);
+    return (size_t)most * (3 * (size_t)g.places + 1) + (size_t)g.places; /* the map of places */
 }
 
 /* Divide up `memory`, or with NULL only tell how large it must be for a payload of w->capacity bytes. The caller keeps
@@ -122,14 +128,19 @@ static size_t steps_max(const plan *p, grid g) {
 static int64_t divide(work *w, const plan *p, grid g, uint8_t *memory) {
     const int64_t cells = (int64_t)g.height * (g.width + 1), plane = (int64_t)(g.height + 2) * (g.width + 1) + 1;
     const int64_t steps = 2 * (int64_t)steps_max(p, g) * (int64_t)sizeof(uint32_t);
-    const int64_t fixed = steps + (plane + cells + g.places) * (int64_t)sizeof(int16_t) + cells + g.places;
+    const int64_t lists = 2 * (int64_t)g.places * (int64_t)sizeof(int32_t);
+    const int64_t fixed =
+        steps + lists + (plane + cells + g.places) * (int64_t)sizeof(int16_t) + cells + 2 * (int64_t)g.places;
     if (!memory) return fixed + 2 * w->capacity;
     w->steps = (uint32_t *)memory;
-    w->plane = (int16_t *)(memory + steps);
+    w->refreshed = (int32_t *)(memory + steps);
+    w->halves = w->refreshed + g.places;
+    w->plane = (int16_t *)(memory + steps + lists);
     w->sums = w->plane + plane;
     w->changed = w->sums + cells;
     w->classes = (uint8_t *)(w->changed + g.places);
     w->context = w->classes + cells;
+    w->flags = w->context + g.places;
     w->spare = memory + fixed;
     w->out = w->spare + w->capacity;
     memset(w->plane, 0, (size_t)plane * sizeof(int16_t));
@@ -151,6 +162,8 @@ static int begin(frame *f, int layers, uint8_t *workspace, int64_t size) {
     if (rest < 0 || rest % 2) return 0;
     f->w.capacity = rest / 2;
     divide(&f->w, f->p, f->g, workspace);
+    f->mapped = f->p->place_slot >= 0 && f->reference != NULL;
+    f->count = f->first_half = 0;
     return 1;
 }
 
@@ -279,6 +292,56 @@ static void base_contexts(frame *f, int layer, int channel) {
     }
 }
 
+/* ---- Places ---- */
+
+/* Tables of a flag: by those to the left, above, above right and above left. */
+static inline int place_context(const uint8_t *flags, int y, int x, int width) {
+    const uint8_t *at = flags + (ptrdiff_t)y * width + x;
+    const int left = x > 0 ? at[-1] : 0;
+    if (y == 0) return left;
+    return left + 2 * at[-width] + 4 * (x + 1 < width ? at[1 - width] : 0) + 8 * (x > 0 ? at[-1 - width] : 0);
+}
+
+/* From the map to the lists of refreshed places. */
+static void list_places(frame *f) {
+    const grid g = f->g;
+    ptrdiff_t count = 0, half = 0;
+    for (ptrdiff_t i = 0; i < g.places; i++)
+        if (f->w.flags[i]) f->w.refreshed[count++] = (int32_t)i;
+    for (int odd = 0; odd < 2; odd++) {
+        for (ptrdiff_t k = 0; k < count; k++) {
+            const int32_t i = f->w.refreshed[k];
+            if (((i / g.width + i % g.width) & 1) == odd) f->w.halves[half++] = i;
+        }
+        if (!odd) f->first_half = half;
+    }
+    f->count = count;
+}
+
+/* Where any channel of the first `layers` layers is not its prediction. */
+static void find_places(frame *f, int layers) {
+    if (!f->mapped) return;
+    const ptrdiff_t places = f->g.places;
+    int16_t *restrict differs = f->w.changed; /* free until the first layer */
+    memset(differs, 0, (size_t)places * sizeof *differs);
+    for (int c = 0; c < f->p->layer_first[layers]; c++) {
+        const int16_t *own = f->symbols + c * places, *held = f->reference + c * places;
+        for (ptrdiff_t i = 0; i < places; i++) differs[i] = (int16_t)(differs[i] | (own[i] ^ held[i]));
+    }
+    for (ptrdiff_t i = 0; i < places; i++) f->w.flags[i] = differs[i] != 0;
+    list_places(f);
+}
+
+static uint32_t *place_steps(const frame *f, uint32_t *step) {
+    const uint8_t *flags = f->w.flags;
+    for (int y = 0; y < f->g.height; y++)
+        for (int x = 0; x < f->g.width; x++) {
+            const int context = place_context(flags, y, x, f->g.width);
+            *step++ = (uint32_t)(f->p->place_slot + 2 * context + flags[(ptrdiff_t)y * f->g.width + x]);
+        }
+    return step;
+}
+
 /* ---- Prediction ---- */
 
 static void predict(const frame *f, int channel, const int16_t *reference) {
@@ -352,6 +415,16 @@ static uint32_t *context_channel_steps(uint32_t *step, const table_ref *tables, 
     return step;
 }
 
+/* The refreshed places only, in the order of `list`. */
+static uint32_t *listed_steps(uint32_t *step, const table_ref *tables, const int16_t *symbols, const uint8_t *context,
+                              const int32_t *list, ptrdiff_t count) {
+    for (ptrdiff_t k = 0; k < count; k++) {
+        const int32_t i = list[k];
+        step = symbol_steps(step, &tables[context[i]], symbols[i]);
+    }
+    return step;
+}
+
 /* Write a layer's steps, in the decoder's order. `predicted`: the whole layer is its prediction. Returns their end. */
 static uint32_t *layer_steps(frame *f, int layer, uint32_t *step, int *predicted) {
     const plan *p = f->p;
@@ -360,6 +433,10 @@ static uint32_t *layer_steps(frame *f, int layer, uint32_t *step, int *predicted
     const int has_terms = p->term_first[layer] < p->term_first[layer + 1];
     const int first = p->layer_first[layer], counts = begin_changes(f, layer);
     *predicted = 1;
+    if (layer == 0 && f->count > 0) {
+        step = place_steps(f, step);
+        *predicted = 0;
+    }
     for (int c = first; c < p->layer_first[layer + 1]; c++) {
         if (counts && c > first) count_changes(f, c - 1, c);
         const int16_t *own = f->symbols + c * g.places;
@@ -370,13 +447,16 @@ static uint32_t *layer_steps(frame *f, int layer, uint32_t *step, int *predicted
             *step++ = (uint32_t)(p->skip_slot[c] + skip);
             if (skip) continue;
         }
-        if (!has_terms) {
+        if (!has_terms && !f->mapped) {
             step = plain_channel_steps(step, tables, own, g.places);
             continue;
         }
         base_contexts(f, layer, c);
         if (checkerboard) add_neighbourhood(checkerboard, own, g, 1, &f->w);
-        step = context_channel_steps(step, tables, own, f->w.context, g, checkerboard != NULL);
+        if (f->mapped)
+            step = listed_steps(step, tables, own, f->w.context, checkerboard ? f->w.halves : f->w.refreshed, f->count);
+        else
+            step = context_channel_steps(step, tables, own, f->w.context, g, checkerboard != NULL);
     }
     return step;
 }
@@ -467,9 +547,10 @@ static int begin_layer(frame *f, int layer, uint32_t *steps, encode_lane *lane) 
  * Returns payload bytes or an error. */
 EXPORT int64_t fs_encode(const plan *p, int height, int width, int layers, const int16_t *symbols,
                          const int16_t *reference, uint8_t *workspace, int64_t size, int32_t *lengths) {
-    frame f = {p, {height, width, (ptrdiff_t)height * width}, symbols, reference, NULL, {0}};
+    frame f = {p, {height, width, (ptrdiff_t)height * width}, symbols, reference, NULL, {0}, 0, 0, 0};
     if (!begin(&f, layers, workspace, size)) return BAD_ARGUMENT;
     if (!symbols_are_in_range(symbols, p->layer_first[layers] * f.g.places)) return SYMBOL_TOO_LARGE;
+    find_places(&f, layers);
     uint8_t *const end = f.w.out + f.w.capacity, *const spare_end = f.w.spare + f.w.capacity;
     uint8_t *top = end;
     uint32_t *const steps_a = f.w.steps, *const steps_b = f.w.steps + steps_max(p, f.g);
@@ -566,13 +647,35 @@ static int take_context_places(decode_lane *lane_, const slot_tables *tables_, c
     return 1;
 }
 
-static int take_skip(decode_lane *lane, const plan *p, int channel, int *skip) {
+static int take_listed_places(decode_lane *lane_, const slot_tables *tables_, const table_ref *refs,
+                              const uint8_t *context, int16_t *symbols, const int32_t *list, ptrdiff_t count) {
+    decode_lane lane = *lane_;
+    const slot_tables tables = *tables_;
+    for (ptrdiff_t k = 0; k < count; k++)
+        if (!take_symbol(&lane, &tables, &refs[context[list[k]]], symbols + list[k])) return 0;
+    *lane_ = lane;
+    return 1;
+}
+
+/* Which of the two slots from `first_slot` was coded. */
+static int take_flag(decode_lane *lane, const plan *p, int first_slot, int *flag) {
     const uint32_t c = lane->x & ((1u << p->precision) - 1u);
-    const uint32_t *pair = &p->decode_slots[p->skip_slot[channel]];
-    *skip = c >= (pair[1] & 0xFFFFu);
-    const uint32_t slot = pair[*skip];
+    const uint32_t *pair = &p->decode_slots[first_slot];
+    *flag = c >= (pair[1] & 0xFFFFu);
+    const uint32_t slot = pair[*flag];
     lane->x = (slot >> 16) * (lane->x >> p->precision) + c - (slot & 0xFFFFu);
     return refill(lane);
+}
+
+static int take_places(decode_lane *lane, frame *f) {
+    for (int y = 0; y < f->g.height; y++)
+        for (int x = 0; x < f->g.width; x++) {
+            int flag;
+            if (!take_flag(lane, f->p, f->p->place_slot + 2 * place_context(f->w.flags, y, x, f->g.width), &flag)) return 0;
+            f->w.flags[(ptrdiff_t)y * f->g.width + x] = (uint8_t)flag;
+        }
+    list_places(f);
+    return f->count > 0; /* a map without a place is no layer 0 */
 }
 
 static int take_channel(decode_lane *lane, frame *f, int layer, int channel) {
@@ -584,14 +687,24 @@ static int take_channel(decode_lane *lane, frame *f, int layer, int channel) {
     int16_t *own = f->decoded + channel * g.places;
     if (p->skip_slot[channel] >= 0) {
         int skip;
-        if (!take_skip(lane, p, channel, &skip)) return 0;
+        if (!take_flag(lane, p, p->skip_slot[channel], &skip)) return 0;
         if (skip) {
             predict(f, channel, f->reference);
             return 1;
         }
     }
-    if (p->term_first[layer] == p->term_first[layer + 1]) return take_plain_channel(lane, &tables, refs, own, g.places);
+    if (f->mapped) predict(f, channel, f->reference);
+    else if (p->term_first[layer] == p->term_first[layer + 1])
+        return take_plain_channel(lane, &tables, refs, own, g.places);
     base_contexts(f, layer, channel);
+    if (f->mapped) {
+        const int32_t *list = checkerboard ? f->w.halves : f->w.refreshed;
+        const ptrdiff_t half = checkerboard ? f->first_half : f->count;
+        if (!take_listed_places(lane, &tables, refs, f->w.context, own, list, half)) return 0;
+        if (!checkerboard) return 1;
+        add_neighbourhood(checkerboard, own, g, 1, &f->w);
+        return take_listed_places(lane, &tables, refs, f->w.context, own, list + half, f->count - half);
+    }
     if (!checkerboard) return take_context_places(lane, &tables, refs, f->w.context, own, g, -1);
     if (!take_context_places(lane, &tables, refs, f->w.context, own, g, 0)) return 0;
     add_neighbourhood(checkerboard, own, g, 1, &f->w);
@@ -608,6 +721,8 @@ static int take_layer(frame *f, int layer, const uint8_t *bytes, ptrdiff_t size)
     decode_lane lane = {0, bytes + 4, bytes + size};
     for (int k = 0; k < 4; k++) lane.x |= (uint32_t)bytes[k] << (8 * k);
     if (lane.x < STATE_LOW) return 0;
+    if (f->mapped && layer == 0 && !take_places(&lane, f)) return 0;
+    if (f->mapped && f->count == 0) return 0;
     const int counts = begin_changes(f, layer);
     for (int c = first; c < end; c++) {
         if (counts && c > first) count_changes(f, c - 1, c);
@@ -622,7 +737,7 @@ static int take_layer(frame *f, int layer, const uint8_t *bytes, ptrdiff_t size)
 EXPORT int64_t fs_decode(const plan *p, int height, int width, int layers, const uint8_t *payload, int64_t size,
                          const int32_t *lengths, const int16_t *reference, int16_t *symbols, uint8_t *workspace,
                          int64_t workspace_size) {
-    frame f = {p, {height, width, (ptrdiff_t)height * width}, symbols, reference, symbols, {0}};
+    frame f = {p, {height, width, (ptrdiff_t)height * width}, symbols, reference, symbols, {0}, 0, 0, 0};
     if (!p->slot_of || !begin(&f, layers, workspace, workspace_size)) return BAD_ARGUMENT;
     int good = 0;
     for (; good < layers; good++) {
@@ -640,9 +755,10 @@ EXPORT int64_t fs_decode(const plan *p, int height, int width, int layers, const
 /* Cost of each layer in 1/65536 bits, without the coder's state and the header. */
 EXPORT int64_t fs_estimate(const plan *p, int height, int width, int layers, const int16_t *symbols,
                            const int16_t *reference, uint8_t *workspace, int64_t size, uint64_t *costs) {
-    frame f = {p, {height, width, (ptrdiff_t)height * width}, symbols, reference, NULL, {0}};
+    frame f = {p, {height, width, (ptrdiff_t)height * width}, symbols, reference, NULL, {0}, 0, 0, 0};
     if (!begin(&f, layers, workspace, size)) return BAD_ARGUMENT;
     if (!symbols_are_in_range(symbols, p->layer_first[layers] * f.g.places)) return SYMBOL_TOO_LARGE;
+    find_places(&f, layers);
     for (int k = 0; k < layers; k++) {
         int predicted;
         uint64_t cost = 0;

@@ -56,6 +56,15 @@ class SlotTables:
             for share in taken[taken > 0].tolist():
                 skip_freqs.append([total - share, share])
                 skip_starts.append([0, total - share])
+        shares = None if model.inter is None else model.inter.places
+        self.place_slots: NDArray[np.int32] | None = None
+        """First slot of the 16 tables of places of each operating point; the tables follow the skip tables."""
+        if shares is not None:
+            first = self._symbol_slots + 2 * len(skip_freqs)
+            self.place_slots = (first + 2 * shares.shape[1] * np.arange(len(shares))).astype(np.int32)
+            for share in shares.reshape(-1).tolist():
+                skip_freqs.append([total - share, share])
+                skip_starts.append([0, total - share])
         self.freq = np.concatenate([freq, np.array(skip_freqs, np.int64).reshape(-1)])
         self.start = np.concatenate([start, np.array(skip_starts, np.int64).reshape(-1)])
 
@@ -107,6 +116,8 @@ class CodingPlan:
     skip_slot: NDArray[np.int32]
     """[C]: first slot of the channel's skip table, −1: none."""
     fill: NDArray[np.int16]
+    place_slot: int = -1
+    """First slot of the tables of places, context after context, two slots each; −1: frames have no map of places."""
     _python_tables: dict[int, PythonTable] = field(default_factory=dict, repr=False)
 
     @property
@@ -149,6 +160,12 @@ def make_plan(
             f"{name} tables have {tables.contexts[channel]} contexts for channel {channel}, "
             f"the declared terms make {declared[channel]}: count the tables again"
         )
+    has_places = name == "inter" and contexts.places
+    if has_places != (tables.places is not None):
+        raise BundleError(
+            f"contexts declare {'a' if has_places else 'no'} map of places, the {name} tables have "
+            f"{'none' if has_places else 'one'}: count the tables again"
+        )
     numbers = tables.index[point]
     refs = np.zeros(numbers.size, dtype=TABLE_REF)
     refs["low"], refs["count"] = slots.low[numbers], slots.count[numbers]
@@ -162,4 +179,5 @@ def make_plan(
         tables=refs,
         skip_slot=np.ascontiguousarray(slots.skip_slot[name][point]),
         fill=np.ascontiguousarray(model.fill, dtype=np.int16),
+        place_slot=int(slots.place_slots[point]) if has_places and slots.place_slots is not None else -1,
     )

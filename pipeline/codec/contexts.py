@@ -111,6 +111,8 @@ class Contexts:
 
     intra: tuple[tuple[Term, ...], ...] = field(default=())
     inter: tuple[tuple[Term, ...], ...] | None = None
+    places: bool = False
+    """Whether frames with a reference begin with a map of refreshed places (`pipeline.codec.places`)."""
 
     def terms(self, set_name: SetName, layer_number: int) -> tuple[Term, ...]:
         """The terms of a layer in a set."""
@@ -125,6 +127,8 @@ class Contexts:
 
     def check(self, layers: Sequence[int]) -> None:
         """Raise BundleError unless these contexts fit a codec with `layers` (channels of each layer)."""
+        if self.places and self.inter is None:
+            raise BundleError("contexts declare a map of places, but no inter set: it needs a reference")
         first_channels = np.concatenate([[0], np.cumsum(layers)])
         for name, sets in (("intra", self.intra), ("inter", self.inter or ())):
             if sets and len(sets) != len(layers):
@@ -223,10 +227,14 @@ def coding_order(height: int, width: int, *, checkerboard_order: bool) -> NDArra
 def parse_contexts(entries: Sequence[Mapping[str, Any]], layers: Sequence[int]) -> Contexts:
     """Read the `[[contexts]]` entries of a bundle's spec. Raises BundleError on anything unknown or out of range."""
     sets: dict[str, list[tuple[Term, ...]]] = {}
+    places = False
     for entry in entries:
         name = entry.get("set")
+        if entry == {"set": "places"}:
+            places = True
+            continue
         if name not in ("intra", "inter"):
-            raise BundleError(f"contexts entry has set = {name!r}: expected intra or inter")
+            raise BundleError(f"contexts entry has set = {name!r}: expected intra or inter, or places and nothing else")
         unknown = set(entry) - {"set", "layers", "terms"}
         if unknown:
             raise BundleError(f"contexts entry has unknown keys {sorted(unknown)}: expected set, layers, terms")
@@ -237,14 +245,14 @@ def parse_contexts(entries: Sequence[Mapping[str, Any]], layers: Sequence[int]) 
                 raise BundleError(f"contexts entry names layer {number}, the codec has layers 0 to {len(layers) - 1}")
             rows[number] = terms
     inter = tuple(sets["inter"]) if "inter" in sets else None
-    contexts = Contexts(intra=tuple(sets.get("intra", ())), inter=inter)
+    contexts = Contexts(intra=tuple(sets.get("intra", ())), inter=inter, places=places)
     contexts.check(layers)
     return contexts
 
 
 def contexts_data(contexts: Contexts) -> list[dict[str, Any]]:
     """The inverse of `parse_contexts`: plain dicts and lists for TOML."""
-    entries = []
+    entries: list[dict[str, Any]] = [{"set": "places"}] if contexts.places else []
     for name, rows in (("intra", contexts.intra), ("inter", contexts.inter or ())):
         for number, terms in enumerate(rows):
             entries.append({"set": name, "layers": [number], "terms": [_term_data(term) for term in terms]})

@@ -16,17 +16,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.codec.contexts import CONTEXTS_MAX, SetName
+from pipeline.codec.places import PLACE_CONTEXTS
+from pipeline.codec.tables_file import FORMAT, FORMAT_PLACES, SetFile, TablesFile, pack, read_file, unpack
 from pipeline.errors import BundleError
 from pipeline.limits import LATENT_CHANNELS_MAX, SYMBOL_MAGNITUDE_MAX
 
-FORMAT: Final = 1
 PRECISION_DEFAULT: Final = 12
 PRECISION_MIN: Final = 12
 PRECISION_MAX: Final = 16
 SYMBOLS_PER_TABLE_MAX: Final = 255
 OPERATING_POINTS_MAX: Final = 32
-TABLES_FILE_BYTES_MAX: Final = 16_777_216
-"""Largest tables file, in bytes."""
 DECODE_TABLE_BYTES_MAX: Final = 67_108_864
 """Largest sum of the decoder's lookup tables (2^precision bytes a table), in bytes."""
 
@@ -56,25 +55,8 @@ class TableSet:
     """uint32 [points, Σ contexts]: number of the table."""
     skip: IntArray
     """uint16 [points, C]: freq of "the channel is its prediction"; 0: the channel has no such flag."""
-
-
-class _SetFile(msgspec.Struct, forbid_unknown_fields=True):
-    contexts: bytes
-    index: bytes
-    skip: bytes
-
-
-class _TablesFile(msgspec.Struct, forbid_unknown_fields=True):
-    format: int
-    precision: int
-    points: int
-    channels: int
-    fill: bytes
-    low: bytes
-    size: bytes
-    freq: bytes
-    intra: _SetFile
-    inter: _SetFile | None
+    places: IntArray | None = None
+    """uint16 [points, 16]: freq of "the place is refreshed" in each context (`pipeline.codec.places`); None: no map."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,13 +93,15 @@ class EntropyModel:
         fill: ArrayLike | None = None,
         skip_intra: ArrayLike | None = None,
         skip_inter: ArrayLike | None = None,
+        places: ArrayLike | None = None,
         precision: int = PRECISION_DEFAULT,
     ) -> EntropyModel:
         """Make integer tables from `[point][channel]` probabilities.
 
         Each table sums to 2^precision, each slot has at least 1, symbols too rare for a slot move to escape. `fill` is
         [C] (default 0); `skip_…` [points, C] the probability that a channel equals its prediction (default: no skip
-        flags). The same input gives the same tables. Raises BundleError if shapes or values do not fit.
+        flags), `places` [points, 16] that a place is refreshed (default: no map of places). The same input gives the
+        same tables. Raises BundleError if shapes or values do not fit.
         """
         if not PRECISION_MIN <= precision <= PRECISION_MAX:
             raise BundleError(f"precision is {precision}, expected {PRECISION_MIN} to {PRECISION_MAX}")
@@ -126,8 +110,8 @@ class EntropyModel:
         channels = len(intra[0])
         pool = _TablePool(precision)
         sets = [
-            None if pmfs is None else _table_set(pmfs, channels, len(intra), skip, pool, name)
-            for name, pmfs, skip in (("intra", intra, skip_intra), ("inter", inter, skip_inter))
+            None if pmfs is None else _table_set(pmfs, channels, len(intra), skip, pool, name, shares)
+            for name, pmfs, skip, shares in (("intra", intra, skip_intra, None), ("inter", inter, skip_inter, places))
         ]
         assert sets[0] is not None
         return cls(
@@ -157,15 +141,15 @@ class EntropyModel:
     def to_bytes(self) -> bytes:
         """Pack as the tables file."""
         return msgspec.msgpack.encode(
-            _TablesFile(
-                format=FORMAT,
+            TablesFile(
+                format=FORMAT if self.inter is None or self.inter.places is None else FORMAT_PLACES,
                 precision=self.precision,
                 points=self.points,
                 channels=self.channels,
-                fill=_pack(self.fill, "<i2"),
-                low=_pack(self.low, "<i2"),
-                size=_pack(self.size, "<u2"),
-                freq=_pack(self.freq, "<u2"),
+                fill=pack(self.fill, "<i2"),
+                low=pack(self.low, "<i2"),
+                size=pack(self.size, "<u2"),
+                freq=pack(self.freq, "<u2"),
                 intra=_pack_set(self.intra),
                 inter=None if self.inter is None else _pack_set(self.inter),
             )
@@ -174,18 +158,7 @@ class EntropyModel:
     @classmethod
     def from_bytes(cls, data: bytes | memoryview) -> EntropyModel:
         """Unpack and validate a tables file. Raises BundleError on anything that is off."""
-        if len(data) > TABLES_FILE_BYTES_MAX:
-            raise BundleError(f"tables file is {len(data)} bytes, limit {TABLES_FILE_BYTES_MAX}: use fewer contexts")
-        try:
-            file = msgspec.msgpack.decode(data, type=_TablesFile)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            raise BundleError(
-                f"tables file of {len(data)} bytes does not parse: {error}; fetch the bundle again"
-            ) from None
-        if file.format != FORMAT:
-            raise BundleError(
-                f"tables file has format {file.format}, this version reads {FORMAT}: update FrankenStream"
-            )
+        file = read_file(data)
         if not 1 <= file.points <= OPERATING_POINTS_MAX or not 1 <= file.channels <= LATENT_CHANNELS_MAX:
             raise BundleError(
                 f"tables file has {file.points} operating points and {file.channels} channels, "
@@ -195,10 +168,10 @@ class EntropyModel:
             precision=file.precision,
             points=file.points,
             channels=file.channels,
-            fill=_unpack(file.fill, "<i2", np.int16, "fill"),
-            low=_unpack(file.low, "<i2", np.int16, "low"),
-            size=_unpack(file.size, "<u2", np.int32, "size"),
-            freq=_unpack(file.freq, "<u2", np.uint16, "freq"),
+            fill=unpack(file.fill, "<i2", np.int16, "fill"),
+            low=unpack(file.low, "<i2", np.int16, "low"),
+            size=unpack(file.size, "<u2", np.int32, "size"),
+            freq=unpack(file.freq, "<u2", np.uint16, "freq"),
             intra=_unpack_set(file.intra, file.points, "intra"),
             inter=None if file.inter is None else _unpack_set(file.inter, file.points, "inter"),
         )
@@ -271,6 +244,7 @@ def _table_set(
     skip: ArrayLike | None,
     pool: _TablePool,
     name: str,
+    places: ArrayLike | None,
 ) -> TableSet:
     if len(pmfs) != points or any(len(row) != channels for row in pmfs):
         raise BundleError(f"{name} probabilities are not for {points} operating points of {channels} channels each")
@@ -282,7 +256,12 @@ def _table_set(
             for channel, pmf in enumerate(row)
             for weights, escape in _context_rows(pmf, int(contexts[channel]), f"{name} point {point} channel {channel}")
         ]
-    return TableSet(contexts=contexts, index=index, skip=_skip_freqs(skip, points, channels, pool.precision, name))
+    return TableSet(
+        contexts=contexts,
+        index=index,
+        skip=_skip_freqs(skip, points, channels, pool.precision, name),
+        places=None if places is None else _place_freqs(places, points, pool.precision),
+    )
 
 
 def _context_rows(pmf: ChannelPmf, contexts: int, where: str) -> list[tuple[NDArray[np.float64], float]]:
@@ -306,6 +285,14 @@ def _skip_freqs(skip: ArrayLike | None, points: int, channels: int, precision: i
     total = 1 << precision
     freqs = np.clip(np.rint(probability * total), 1, total - 1)
     return np.where(probability > 0, freqs, 0).astype(np.uint16)
+
+
+def _place_freqs(places: ArrayLike, points: int, precision: int) -> IntArray:
+    probability = np.asarray(places, dtype=np.float64)
+    if probability.shape != (points, PLACE_CONTEXTS) or not ((probability >= 0) & (probability <= 1)).all():
+        raise BundleError(f"probabilities of places have shape {probability.shape}: give [points, 16], each 0 to 1")
+    total = 1 << precision
+    return np.clip(np.rint(probability * total), 1, total - 1).astype(np.uint16)
 
 
 def _check_numbers(model: EntropyModel) -> None:
@@ -367,31 +354,42 @@ def _check_set(model: EntropyModel, name: str, tables: TableSet) -> None:
         raise BundleError(
             f"{name} tables: skip freqs of shape {tables.skip.shape} up to {tables.skip.max(initial=0)} do not fit"
         )
+    if tables.places is not None:
+        _check_places(model, name, tables.places)
 
 
-def _pack(array: IntArray, dtype: str) -> bytes:
-    return array.astype(dtype).tobytes()
+def _check_places(model: EntropyModel, name: str, places: IntArray) -> None:
+    if name == "intra" or places.shape != (model.points, PLACE_CONTEXTS):
+        raise BundleError(
+            f"{name} tables: freqs of places have shape {places.shape}, "
+            f"expected ({model.points}, {PLACE_CONTEXTS}) in the inter set only"
+        )
+    if (places < 1).any() or (places.astype(np.int64) >= 1 << model.precision).any():
+        raise BundleError(
+            f"{name} tables: a freq of places is {places.min()} or {places.max()}: fetch the bundle again"
+        )
 
 
-def _unpack(data: bytes, dtype: str, target: type[np.generic], what: str) -> IntArray:
-    if len(data) % np.dtype(dtype).itemsize:
-        raise BundleError(f"tables file: {what} has {len(data)} bytes, no whole numbers: fetch the bundle again")
-    return np.frombuffer(data, dtype=dtype).astype(target)
-
-
-def _pack_set(tables: TableSet) -> _SetFile:
-    return _SetFile(
-        contexts=_pack(tables.contexts, "<u2"), index=_pack(tables.index, "<u4"), skip=_pack(tables.skip, "<u2")
+def _pack_set(tables: TableSet) -> SetFile:
+    return SetFile(
+        contexts=pack(tables.contexts, "<u2"),
+        index=pack(tables.index, "<u4"),
+        skip=pack(tables.skip, "<u2"),
+        places=b"" if tables.places is None else pack(tables.places, "<u2"),
     )
 
 
-def _unpack_set(file: _SetFile, points: int, name: str) -> TableSet:
-    index = _unpack(file.index, "<u4", np.uint32, f"{name} index")
-    skip = _unpack(file.skip, "<u2", np.uint16, f"{name} skip")
-    if index.size % points or skip.size % points:
-        raise BundleError(f"tables file: {name} index or skip has no whole row for each of {points} operating points")
+def _unpack_set(file: SetFile, points: int, name: str) -> TableSet:
+    index = unpack(file.index, "<u4", np.uint32, f"{name} index")
+    skip = unpack(file.skip, "<u2", np.uint16, f"{name} skip")
+    places = unpack(file.places, "<u2", np.uint16, f"{name} places") if file.places else None
+    if index.size % points or skip.size % points or (places is not None and places.size % points):
+        raise BundleError(
+            f"tables file: {name} index, skip or places has no whole row for each of {points} operating points"
+        )
     return TableSet(
-        contexts=_unpack(file.contexts, "<u2", np.int32, f"{name} contexts"),
+        contexts=unpack(file.contexts, "<u2", np.int32, f"{name} contexts"),
         index=index.reshape(points, -1),
         skip=skip.reshape(points, -1),
+        places=None if places is None else places.reshape(points, -1),
     )

@@ -22,7 +22,7 @@ LIBRARY: Final = Path(__file__).with_name("_range_coder.so")
 """Where pipeline.codec.build puts it."""
 INSTALL_HINT: Final = "sudo apt-get install gcc libc6-dev, then python -m pipeline.codec.build (or install again)"
 
-_ABI: Final = 3
+_ABI: Final = 4
 _BUFFER_FULL, _SYMBOL_TOO_LARGE = -1, -2
 _KEPT_WORKSPACES: Final = 16
 _KEPT_WORKSPACE_BYTES: Final = 4_194_304
@@ -38,7 +38,7 @@ _TERM: Final = np.dtype(
 
 class _Plan(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("precision", "channels", "layers", "unused")),
+        *((name, ctypes.c_int32) for name in ("precision", "channels", "layers", "place_slot")),
         *(
             (name, ctypes.c_void_p)
             for name in (
@@ -71,7 +71,7 @@ class NativePlan:
             slots.precision,
             plan.channels,
             plan.layers,
-            0,
+            plan.place_slot,
             plan.layer_first.ctypes.data,
             self._term_first.ctypes.data,
             self._terms.ctypes.data,

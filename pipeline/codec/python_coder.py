@@ -13,6 +13,7 @@ from pipeline.codec import range_coder
 from pipeline.codec.bitstream import LAYERS_BYTES_MAX
 from pipeline.codec.coding_plan import CodingPlan
 from pipeline.codec.contexts import coding_order, context_values, earlier_changes, has_changes, has_checkerboard
+from pipeline.codec.places import Places, place_contexts, refreshed_places
 from pipeline.codec.quantisation import Symbols
 from pipeline.codec.range_coder import DamagedLayer, RangeDecoder, Step
 from pipeline.errors import BitstreamError
@@ -33,7 +34,8 @@ class PythonCoder:
     ) -> tuple[list[int], bytes]:
         """(words of each layer, their bytes in a row). Raises BitstreamError if symbols or bytes are too large."""
         check_range(symbols_CHW[: plan.layer_first[layers]])
-        parts = [_encode_layer(plan, layer, symbols_CHW, reference) for layer in range(layers)]
+        places = _places(plan, layers, symbols_CHW, reference)
+        parts = [_encode_layer(plan, layer, symbols_CHW, reference, places) for layer in range(layers)]
         payload = b"".join(parts)
         if len(payload) > LAYERS_BYTES_MAX:
             raise too_many_bytes()
@@ -49,12 +51,13 @@ class PythonCoder:
     ) -> int:
         """Decode into `symbols_CHW` (fill where layers are missing). Returns the number of good layers, a prefix."""
         good = 0
+        places: Places | None = None
         for layer, words in enumerate(lengths):
             part, payload = payload[: 2 * words], payload[2 * words :]
             try:
                 if len(part) < 2 * words:
                     raise DamagedLayer
-                _decode_layer(plan, layer, part, reference, symbols_CHW)
+                places = _decode_layer(plan, layer, part, reference, symbols_CHW, places)
             except DamagedLayer:
                 break
             good += 1
@@ -65,9 +68,10 @@ class PythonCoder:
     def estimate(self, plan: CodingPlan, symbols_CHW: Symbols, reference: Symbols | None, layers: int) -> list[float]:
         """Bits of each layer, without the coder's state."""
         check_range(symbols_CHW[: plan.layer_first[layers]])
+        places = _places(plan, layers, symbols_CHW, reference)
         costs = []
         for layer in range(layers):
-            steps = _layer_steps(plan, layer, symbols_CHW, reference)
+            steps = _layer_steps(plan, layer, symbols_CHW, reference, places)
             costs.append(sum(_cost(freq, bits) for _, freq, bits in steps or ()) / 65_536)
         return costs
 
@@ -85,18 +89,34 @@ def too_many_bytes() -> BitstreamError:
     )
 
 
-def _encode_layer(plan: CodingPlan, layer: int, symbols_CHW: Symbols, reference: Symbols | None) -> bytes:
-    steps = _layer_steps(plan, layer, symbols_CHW, reference)
+def _places(plan: CodingPlan, layers: int, symbols_CHW: Symbols, reference: Symbols | None) -> Places | None:
+    """The map of places of a frame of which `layers` layers are sent; None: it has none."""
+    if plan.place_slot < 0 or reference is None:
+        return None
+    channels = int(plan.layer_first[layers])
+    return refreshed_places(symbols_CHW[:channels], reference[:channels])
+
+
+def _encode_layer(
+    plan: CodingPlan, layer: int, symbols_CHW: Symbols, reference: Symbols | None, places: Places | None
+) -> bytes:
+    steps = _layer_steps(plan, layer, symbols_CHW, reference, places)
     if steps is None:
         return b""
     channels = plan.channel_range(layer)
     return range_coder.encode_steps(steps, range_coder.layer_check(symbols_CHW[channels.start : channels.stop], layer))
 
 
-def _layer_steps(plan: CodingPlan, layer: int, symbols_CHW: Symbols, reference: Symbols | None) -> list[Step] | None:
-    """A layer's steps in the decoder's order; None if the whole layer is its prediction."""
+def _layer_steps(
+    plan: CodingPlan, layer: int, symbols_CHW: Symbols, reference: Symbols | None, places: Places | None
+) -> list[Step] | None:
+    """A layer's steps in the decoder's order; None if the whole layer is its prediction and holds no map."""
     steps: list[Step] = []
     all_predicted = True
+    if layer == 0 and places is not None and places.any():
+        all_predicted = False
+        flags = 2 * place_contexts(places) + places
+        steps += [_slot_step(plan, plan.place_slot + flag) for flag in flags.reshape(-1).tolist()]
     for channel in plan.channel_range(layer):
         predicted = bool((symbols_CHW[channel] == prediction(plan, channel, reference)).all())
         all_predicted &= predicted
@@ -104,15 +124,22 @@ def _layer_steps(plan: CodingPlan, layer: int, symbols_CHW: Symbols, reference: 
             steps.append(_slot_step(plan, int(plan.skip_slot[channel]) + predicted))
             if predicted:
                 continue
-        steps += _channel_steps(plan, layer, channel, symbols_CHW, reference)
+        steps += _channel_steps(plan, layer, channel, symbols_CHW, reference, places)
     return None if all_predicted else steps
 
 
 def _channel_steps(
-    plan: CodingPlan, layer: int, channel: int, symbols_CHW: Symbols, reference: Symbols | None
+    plan: CodingPlan,
+    layer: int,
+    channel: int,
+    symbols_CHW: Symbols,
+    reference: Symbols | None,
+    places: Places | None,
 ) -> list[Step]:
     symbols_HW = symbols_CHW[channel]
     order, context = _order_and_context(plan, layer, channel, symbols_HW, symbols_CHW, reference)
+    if places is not None:
+        order = order[places.reshape(-1)[order]]
     refs = plan.tables[int(plan.context_first[channel]) + context.reshape(-1)[order]]
     ordered = symbols_HW.reshape(-1)[order].astype(np.int64)
     slot = ordered - refs["low"]
@@ -130,28 +157,58 @@ def _channel_steps(
 
 
 def _decode_layer(
-    plan: CodingPlan, layer: int, data: memoryview, reference: Symbols | None, symbols_CHW: Symbols
-) -> None:
+    plan: CodingPlan,
+    layer: int,
+    data: memoryview,
+    reference: Symbols | None,
+    symbols_CHW: Symbols,
+    places: Places | None,
+) -> Places | None:
+    """Decode into `symbols_CHW`. `places` is the map that layer 0 held, which is returned. Raises DamagedLayer."""
     channels = plan.channel_range(layer)
+    mapped = plan.place_slot >= 0
     if not data:
         for channel in channels:
             symbols_CHW[channel] = prediction(plan, channel, reference)
-        return
+        return np.zeros(symbols_CHW.shape[1:], np.bool_) if mapped and layer == 0 else places
     decoder = RangeDecoder(data)
+    if mapped and layer == 0:
+        places = _take_places(plan, symbols_CHW.shape[1], symbols_CHW.shape[2], decoder)
+    if places is not None and not places.any():
+        raise DamagedLayer  # nothing is refreshed, so there is nothing to say
     for channel in channels:
         if plan.skip_slot[channel] >= 0 and _take_skip(plan, channel, decoder):
             symbols_CHW[channel] = prediction(plan, channel, reference)
         else:
-            _decode_channel(plan, layer, channel, decoder, symbols_CHW, reference)
+            _decode_channel(plan, layer, channel, decoder, symbols_CHW, reference, places)
     if not decoder.ended_with(range_coder.layer_check(symbols_CHW[channels.start : channels.stop], layer)):
         raise DamagedLayer
+    return places
+
+
+def _take_places(plan: CodingPlan, height: int, width: int, decoder: RangeDecoder) -> Places:
+    places = np.zeros((height, width), np.bool_)
+    padded = np.zeros((height + 1, width + 2), np.int64)  # a row above, a column on both sides
+    for row in range(height):
+        for column in range(width):
+            above = padded[row]
+            context = padded[row + 1, column] + 2 * above[column + 1] + 4 * above[column + 2] + 8 * above[column]
+            flag = _take_flag(plan, plan.place_slot + 2 * int(context), decoder)
+            places[row, column] = padded[row + 1, column + 1] = flag
+    return places
 
 
 def _decode_channel(
-    plan: CodingPlan, layer: int, channel: int, decoder: RangeDecoder, symbols_CHW: Symbols, reference: Symbols | None
+    plan: CodingPlan,
+    layer: int,
+    channel: int,
+    decoder: RangeDecoder,
+    symbols_CHW: Symbols,
+    reference: Symbols | None,
+    places: Places | None,
 ) -> None:
     symbols_HW = symbols_CHW[channel]
-    symbols_HW[...] = 0
+    symbols_HW[...] = 0 if places is None else prediction(plan, channel, reference)
     flat = symbols_HW.reshape(-1)
     halves = 2 if has_checkerboard(plan.terms[layer]) else 1
     first_half = (flat.size + 1) // 2
@@ -159,6 +216,8 @@ def _decode_channel(
         order, context = _order_and_context(plan, layer, channel, symbols_HW, symbols_CHW, reference)
         if halves == 2:
             order = order[:first_half] if half == 0 else order[first_half:]
+        if places is not None:
+            order = order[places.reshape(-1)[order]]
         numbers = (int(plan.context_first[channel]) + context.reshape(-1)[order]).tolist()
         flat[order] = [_take_symbol(plan, number, decoder) for number in numbers]
 
@@ -170,7 +229,11 @@ def _take_symbol(plan: CodingPlan, number: int, decoder: RangeDecoder) -> int:
 
 
 def _take_skip(plan: CodingPlan, channel: int, decoder: RangeDecoder) -> bool:
-    first = int(plan.skip_slot[channel])
+    return _take_flag(plan, int(plan.skip_slot[channel]), decoder)
+
+
+def _take_flag(plan: CodingPlan, first: int, decoder: RangeDecoder) -> bool:
+    """Whether slot 1 of the two that begin with `first` was coded."""
     starts, freqs = plan.slots.start[first : first + 2].tolist(), plan.slots.freq[first : first + 2].tolist()
     slot_of = bytes(freqs[0]) + b"\x01" * freqs[1]
     return decoder.take_slot(slot_of, starts, freqs, plan.slots.precision) == 1

@@ -30,12 +30,20 @@ class OperatingPoint:
     sticky_threshold: float = 0.0
     """How far, in symbols, a latent may lie from its reference's symbol that is kept (`pipeline.codec.sticky`); the
     edge's choice alone. 0: always the nearest symbol."""
+    refresh_threshold: float = 0.0
+    """How far, in symbols, root mean square over all channels, a place may lie from its reference's symbols that are
+    all kept. 0: each symbol is judged for itself only."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.sticky_threshold <= STICKY_THRESHOLD_MAX:
             raise BundleError(
                 f"operating point {self.name!r} has a sticky threshold of {self.sticky_threshold}: "
                 f"expected 0 (off) to {STICKY_THRESHOLD_MAX:g} symbols"
+            )
+        if not 0.0 <= self.refresh_threshold <= (STICKY_THRESHOLD_MAX if self.sticky_threshold else 0.0):
+            raise BundleError(
+                f"operating point {self.name!r} has a refresh threshold of {self.refresh_threshold}: expected 0 (off) "
+                f"to {STICKY_THRESHOLD_MAX:g} symbols, and 0 without a sticky threshold"
             )
         gain = _per_channel(self.gain, f"gain of operating point {self.name!r}")
         offset = _per_channel(self.offset, f"offset of operating point {self.name!r}")

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.codec.contexts import Contexts, SetName, context_values, earlier_changes, has_changes
 from pipeline.codec.entropy_model import PRECISION_DEFAULT, ChannelPmf, EntropyModel
+from pipeline.codec.places import PLACE_CONTEXTS, count_places, place_shares, refreshed_places
 from pipeline.codec.quantisation import Symbols
 
 COUNTED_MAGNITUDE: Final = 127
@@ -37,21 +38,30 @@ class TableCounter:
         self._points = points
         names: tuple[SetName, ...] = ("intra",) if contexts.inter is None else ("intra", "inter")
         self._sets = {name: [self._empty(name) for _ in range(points)] for name in names}
+        self._places = np.zeros((points, PLACE_CONTEXTS, 2))
 
     def add(
         self, symbols_CHW: Symbols, point: int, *, reference: Symbols | None = None, fill: ArrayLike | None = None
     ) -> None:
         """Count a frame, int16 [C, H, W]; with a reference, into the inter set. `fill` [C]: what intra skips hold."""
         counted = self._sets["intra" if reference is None else "inter"][point]
+        coded_HW = np.ones(symbols_CHW.shape[1:], np.bool_)
+        if self._contexts.places and reference is not None:
+            coded_HW = refreshed_places(symbols_CHW, reference)
+            if not coded_HW.any():
+                return  # such a frame has no steps at all
+            self._places[point] += count_places(coded_HW)
         fills = np.zeros(len(self._layer_of), np.int16) if fill is None else np.asarray(fill, np.int16)
         for channel, channel_HW in enumerate(symbols_CHW):
             own_reference = None if reference is None else reference[channel]
             context = self._context(symbols_CHW, channel, reference, fills)
             predicted = fills[channel] if own_reference is None else own_reference
-            counted[channel].add(channel_HW, context, predicted=bool((channel_HW == predicted).all()))
+            same = bool((channel_HW == predicted).all())
+            counted[channel].add(channel_HW[coded_HW], context[coded_HW], predicted=same)
 
     def include(self, other: TableCounter) -> None:
         """Add what another counter of the same codec has seen."""
+        self._places += other._places
         for name, rows in self._sets.items():
             for own_row, other_row in zip(rows, other._sets[name], strict=True):
                 for own, others in zip(own_row, other_row, strict=True):
@@ -78,6 +88,7 @@ class TableCounter:
             fill=fill,
             skip_intra=shares["intra"],
             skip_inter=shares.get("inter"),
+            places=place_shares(self._places) if self._contexts.places else None,
             precision=precision,
         )
 
@@ -105,10 +116,12 @@ class _ChannelCounts:
         self._frames = 0
         self._predicted_frames = 0
 
-    def add(self, symbols_HW: Symbols, context_HW: NDArray[np.intp], *, predicted: bool) -> None:
-        bins = symbols_HW.astype(np.int64) + COUNTED_MAGNITUDE
+    def add(self, symbols: Symbols, context: NDArray[np.intp], *, predicted: bool) -> None:
+        """Symbols and contexts of the places that are coded, in any shape; `predicted`: the channel is its prediction
+        everywhere."""
+        bins = symbols.astype(np.int64) + COUNTED_MAGNITUDE
         bins = np.where((bins < 0) | (bins > 2 * COUNTED_MAGNITUDE), 2 * COUNTED_MAGNITUDE + 1, bins)
-        flat = (context_HW * self._shape[1] + bins).reshape(-1)
+        flat = (context * self._shape[1] + bins).reshape(-1)
         counts = np.bincount(flat, minlength=self._shape[0] * self._shape[1]).reshape(self._shape)
         self._frames += 1
         if predicted:

@@ -4,7 +4,7 @@
         --evaluate-photos imagenet-nips2017-1000.tar [--clips DIR] [--heads DIR] [--name NAME]
 
 DIR gets the loose parts (analysis.onnx, analysis-int8.onnx, analysis.safetensors, synthesis-<backbone>.safetensors,
-operating-points.npz, tables.msgpack, evaluation.json) and ``bundle/``, ready to be opened.
+operating-points.npz, tables.msgpack, stickiness.json, evaluation.json) and ``bundle/``, ready to be opened.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import argparse
 import datetime
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,16 @@ from pipeline.training.data import PhotoSource, decode_rgb, read_photos
 from pipeline.training.decoder import backbone_entry
 from pipeline.training.evaluate import Comparison, read_labels
 from pipeline.training.reference_figures import add_reference_figures
-from pipeline.training.tables import count_symbols, default_contexts, entropy_model, operating_points
+from pipeline.training.stickiness import answered_clips, choose_thresholds
+from pipeline.training.tables import (
+    THRESHOLDS,
+    Thresholds,
+    count_symbols,
+    default_contexts,
+    entropy_model,
+    latent_of,
+    operating_points,
+)
 
 LICENCE = (
     "Weights: Apache-2.0. They were trained on photographs of public research collections, some without a stated "
@@ -91,17 +101,38 @@ def make_tables(codec: FeatureCodec, arguments: argparse.Namespace) -> tuple[Lat
     """Count: photos for frames that stand alone, clips for frames with a reference."""
     contexts = default_contexts(with_references=arguments.clips is not None)
     clips = read_clips(arguments.clips) if arguments.clips is not None else iter(())
-    counted = count_symbols(codec, _counting_inputs(arguments, limit=arguments.count_limit), contexts, clips=clips)
-    return latent_spec(codec, contexts), entropy_model(codec, counted)
+    thresholds = choose_stickiness(codec, contexts, arguments) if arguments.clips is not None else THRESHOLDS
+    counted = count_symbols(
+        codec, _counting_inputs(arguments, limit=arguments.count_limit), contexts, clips=clips, thresholds=thresholds
+    )
+    return latent_spec(codec, contexts, thresholds), entropy_model(codec, counted)
 
 
-def latent_spec(codec: FeatureCodec, contexts: Contexts) -> LatentSpec:
+def choose_stickiness(
+    codec: FeatureCodec, contexts: Contexts, arguments: argparse.Namespace
+) -> Mapping[str, Thresholds]:
+    """Thresholds of each operating point, chosen on the clips with the first backbone; a table of all candidates goes
+    to ``stickiness.json``. Needs the graphs of ``export_parts``.
+    """
+    print("choosing what is refreshed", flush=True)
+    graphs = report.ServerGraphs(arguments.out / "graphs" / codec.config.backbones[0], arguments.threads)
+    clips = answered_clips(read_clips(arguments.clips), partial(latent_of, codec), graphs.unmodified)
+    chosen, rows = choose_thresholds(latent_spec(codec, contexts), clips, graphs.from_latents)
+    (arguments.out / "stickiness.json").write_text(json.dumps(rows, indent=2) + "\n")
+    for row in rows:
+        print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    return chosen
+
+
+def latent_spec(
+    codec: FeatureCodec, contexts: Contexts, thresholds: Mapping[str, Thresholds] = THRESHOLDS
+) -> LatentSpec:
     """What edge and server agree on about the latent."""
     return LatentSpec(
         channels=LATENT_CHANNELS,
         stride=LATENT_STRIDE,
         layers=(CHANNELS_PER_LAYER,) * LAYERS,
-        operating_points=operating_points(codec),
+        operating_points=operating_points(codec, thresholds),
         contexts=contexts,
     )
 
@@ -304,6 +335,7 @@ def _edge_spec(codec: FeatureCodec, spec: LatentSpec, evaluation: dict[str, Any]
                 loss_points=figures[point.name]["fp32"]["loss_points"],
                 layer_loss_points=figures[point.name]["fp32"]["layer_loss_points"],
                 sticky_threshold=point.sticky_threshold,
+                refresh_threshold=point.refresh_threshold,
             )
             for point in spec.operating_points
         ],

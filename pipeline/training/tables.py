@@ -10,14 +10,16 @@ Axes: P operating points, C channels, H height, W width, X contexts, S symbols.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from pipeline.codec import ChannelPmf, Contexts, EntropyModel, OperatingPoint, stream_symbols
 from pipeline.codec.contexts import Earlier, SetName, changes, checkerboard, context_values, reference
+from pipeline.codec.places import PLACE_CONTEXTS, count_places, place_shares, refreshed_places
 from pipeline.models.feature_codec import CHANNELS_PER_LAYER, LAYERS, FeatureCodec
 
 MAGNITUDE_MAX = 100
@@ -28,9 +30,17 @@ BACKOFF_STRENGTH = 40.0
 """How many symbols' worth a channel's counts weigh in each of its contexts."""
 REFERENCE_LAGS = (1, 3)
 """How many frames back the reference of a live stream lies: round trips at 10 to 30 frames a second."""
-STICKY_THRESHOLDS = {"low": 0.8, "standard": 1.25, "high": 1.25}
-"""Operating point → its sticky threshold, in symbols (docs/decisions/0008-sticky-symbols.md). Finer steps: more of them
-may be missed."""
+
+
+class Thresholds(NamedTuple):
+    """How sticky an operating point is (`pipeline.codec.sticky`), in symbols."""
+
+    sticky: float
+    refresh: float
+
+
+THRESHOLDS = {"low": Thresholds(0.65, 0.15), "standard": Thresholds(0.65, 0.55), "high": Thresholds(0.65, 0.55)}
+"""Operating point → its thresholds, where they were not chosen on clips (`pipeline.training.stickiness`)."""
 COUNTED_SHARES = (0.0, 0.75, 1.0, 1.5)
 """Clips are counted at these shares of their operating point's threshold. Context `changes` tells them apart, so that
 tables which have seen them all serve each within 6 % of tables of its own."""
@@ -49,6 +59,8 @@ class SymbolCounts:
         width = 2 * MAGNITUDE_MAX + 1
         sizes = [contexts.count(set_name, channel // CHANNELS_PER_LAYER) for channel in range(channels)]
         self._counts = [[np.zeros((size, width)) for size in sizes] for _ in range(points)]
+        self.places_PX2 = np.zeros((points, PLACE_CONTEXTS, 2))
+        """How often a place was refreshed, or not, in each context of the map of places (pipeline.codec.places)."""
         self._unchanged = np.zeros((points, channels))
         self._frames = np.zeros(points)
 
@@ -61,6 +73,12 @@ class SymbolCounts:
         clipped_CHW = np.clip(symbols_CHW, -MAGNITUDE_MAX, MAGNITUDE_MAX).astype(np.int64) + MAGNITUDE_MAX
         prediction_CHW = np.zeros_like(symbols_CHW) if reference_CHW is None else reference_CHW
         changed_CHW = symbols_CHW != prediction_CHW
+        coded_HW = np.ones(symbols_CHW.shape[1:], bool)
+        if self.contexts.places and reference_CHW is not None:
+            coded_HW = refreshed_places(symbols_CHW, reference_CHW)
+            if not coded_HW.any():
+                return  # nothing of such a frame is coded
+            self.places_PX2[point] += count_places(coded_HW)
         self._unchanged[point] += ~changed_CHW.any(axis=(1, 2))
         self._frames[point] += 1
         earlier = Earlier(0, np.zeros(symbols_CHW.shape[1:], np.int64))
@@ -71,8 +89,8 @@ class SymbolCounts:
             context_HW = context_values(terms, within, symbols_CHW[channel], symbols_CHW, reference_HW, earlier)
             earlier = Earlier(channel + 1, earlier.changed_HW + changed_CHW[channel])
             counts_XS = self._counts[point][channel]
-            place_HW = context_HW * counts_XS.shape[1] + clipped_CHW[channel]
-            counts_XS += np.bincount(place_HW.ravel(), minlength=counts_XS.size).reshape(counts_XS.shape)
+            place_N = (context_HW * counts_XS.shape[1] + clipped_CHW[channel])[coded_HW]
+            counts_XS += np.bincount(place_N, minlength=counts_XS.size).reshape(counts_XS.shape)
 
     def skip_probabilities_PC(self) -> np.ndarray:
         """How often a channel equals its prediction, float64 [P, C]; 0 (no flag) where it would hardly ever be used."""
@@ -94,6 +112,7 @@ def count_symbols(
     contexts: Contexts,
     *,
     clips: Iterable[Sequence[np.ndarray]] = (),
+    thresholds: Mapping[str, Thresholds] = THRESHOLDS,
 ) -> CountedSets:
     """Run the encoder over photos (and clips) and count what it sends, at every operating point.
 
@@ -108,7 +127,7 @@ def count_symbols(
     for clip in clips if inter is not None else ():
         latents = [latent_of(codec, image) for image in clip]
         for (number, chosen), lag, share in itertools.product(
-            enumerate(operating_points(codec)), REFERENCE_LAGS, COUNTED_SHARES
+            enumerate(operating_points(codec, thresholds)), REFERENCE_LAGS, COUNTED_SHARES
         ):
             threshold = share * chosen.sticky_threshold
             for symbols_CHW, held_CHW in stream_symbols(latents, chosen, lag=lag, threshold=threshold):
@@ -117,13 +136,16 @@ def count_symbols(
     return CountedSets(intra, inter)
 
 
-def operating_points(codec: FeatureCodec) -> tuple[OperatingPoint, ...]:
-    """Gains, medians and sticky thresholds as the edge takes them."""
+def operating_points(
+    codec: FeatureCodec, thresholds: Mapping[str, Thresholds] = THRESHOLDS
+) -> tuple[OperatingPoint, ...]:
+    """Gains, medians and thresholds as the edge takes them."""
     points = []
     for number, name in enumerate(codec.config.operating_points):
         gain, offset = codec.gain_1C11(number).flatten(), codec.median_1C11(number).flatten()
-        sticky = STICKY_THRESHOLDS.get(name, 0.0)
-        points.append(OperatingPoint(name, gain.detach().numpy(), offset.detach().numpy(), sticky_threshold=sticky))
+        sticky, refresh = thresholds.get(name, Thresholds(0.0, 0.0))
+        arrays = gain.detach().numpy(), offset.detach().numpy()
+        points.append(OperatingPoint(name, *arrays, sticky_threshold=sticky, refresh_threshold=refresh))
     return tuple(points)
 
 
@@ -149,6 +171,7 @@ def entropy_model(codec: FeatureCodec, counted: CountedSets, *, precision: int =
         inter=None if counted.inter is None else channel_pmfs(codec, counted.inter),
         skip_intra=counted.intra.skip_probabilities_PC(),
         skip_inter=None if counted.inter is None else counted.inter.skip_probabilities_PC(),
+        places=place_shares(counted.inter.places_PX2) if counted.inter and counted.inter.contexts.places else None,
         precision=precision,
     )
 
@@ -185,8 +208,11 @@ def default_contexts(*, with_references: bool = True) -> Contexts:
     """The contexts of the default bundle (docs/decisions/0008-sticky-symbols.md has what each brings).
 
     Alone, a frame is predicted from the finished half of a checkerboard. With a reference, the same place there tells
-    most. In both, places where the channels before differ from their prediction have it likewise in this one.
+    most, and a map of refreshed places says where to look at all (0013-refreshed-places.md). In both, places where the
+    channels before differ from their prediction have it likewise in this one.
     """
     intra = (checkerboard(1, 2, 4, 7), changes(8, 20, 36, 56, 80, 105, 135, 170))
     inter = (reference(3), changes(3, 10, 26, 52, 90))
-    return Contexts(intra=(intra,) * LAYERS, inter=(inter,) * LAYERS if with_references else None)
+    return Contexts(
+        intra=(intra,) * LAYERS, inter=(inter,) * LAYERS if with_references else None, places=with_references
+    )

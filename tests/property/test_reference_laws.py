@@ -10,7 +10,7 @@ import itertools
 import os
 import random
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,8 +27,9 @@ from pipeline.errors import BitstreamError
 from pipeline.frame import Frame
 from pipeline.transports import LinkModel, SessionHandle
 from pipeline.transports.memory import MemoryEdge, MemoryNetwork, MemoryServer
-from pipeline.wire import EdgeSession, ServerSession, SessionDirectory
+from pipeline.wire import EdgeSession, Outgoing, ServerSession, SessionDirectory
 from pipeline.wire.events import Answered, Connected, EdgeEvent, FrameDropped, FrameReceived, ServerEvent
+from pipeline.wire.messages import FramePart
 from tests.codecs import CHANNELS, LAYERS, small_spec
 from tests.pipeline.wire.pairs import CODEC_ID, RESULTS, make_offer, seeded_bytes
 
@@ -39,6 +40,7 @@ THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 CONTEXTS = Contexts(
     intra=((checkerboard(1, 3),),) * 3,
     inter=((reference(3), reference_neighbourhood(1, 4)), (reference(2),), (checkerboard(2), reference(1))),
+    places=True,
 )
 PIXELS = np.zeros((1, 1, 3), np.uint8)
 
@@ -117,9 +119,8 @@ class World:
         self.random = random.Random(self.seed)
         self.codec = RecordingCodec(small_spec(CONTEXTS), MODEL)
         scene: Any = Scene(self.seed)
-        self.payload = LatentPayload(
-            scene, self.codec, self.codec.spec.operating_points, operating_point=1, sticky_threshold=0.8
-        )
+        points = [replace(p, sticky_threshold=0.8, refresh_threshold=0.6) for p in self.codec.spec.operating_points]
+        self.payload = LatentPayload(scene, self.codec, tuple(points), operating_point=1, sticky_threshold=0.8)
         self.sent: OrderedDict[int, np.ndarray] = OrderedDict()
         self.states: dict[str, SessionState] = {}
         self.server = self.start_server()
@@ -327,6 +328,31 @@ def test_a_stream_finds_back_to_references(what: str) -> None:
     stream(world, 60)
     assert world.referring - before >= 50
     assert world.undecodable == undecodable
+
+
+def test_a_frame_that_is_lost_in_part_costs_only_itself() -> None:
+    """Without parity: frames of which the first part is lost are `incomplete`; those after them refer as before."""
+    world = a_clean_world()
+    world.session.part_bytes = 20
+    world.payload.sticky_threshold = 0.0  # frames of more than one part
+    world.session._parity = lambda parts, size: 0  # type: ignore[method-assign]
+    stream(world, 60)
+    before, compared = world.referring, world.compared
+    poll, lost = world.session.poll_send, []
+
+    def losing(now: float) -> Outgoing | None:
+        out = poll(now)
+        if out is not None and isinstance(out.message, FramePart) and out.message.part == 0 and out.frame % 3 == 0:
+            lost.append(out.frame)
+            return poll(now)
+        return out
+
+    world.session.poll_send = losing  # type: ignore[method-assign]
+    stream(world, 60)
+    world.network.run_for(1.0)
+    assert len(lost) > 15
+    assert world.session.account.dropped == {"incomplete": len(lost)}
+    assert world.referring - before >= 0.9 * (world.compared - compared)
 
 
 def test_lost_answers_are_no_references() -> None:

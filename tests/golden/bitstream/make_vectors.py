@@ -101,6 +101,8 @@ def small_vector(name: str, seed: int, precision: int) -> dict[str, Any]:
         still = reference.symbols.copy()
         still[3, 2, 2] += 1
         frames.append(frame(codec, still, 1, what="one symbol differs from the reference", reference=reference))
+        if codec.spec.contexts.places:
+            frames += _partly_refreshed(codec, rng, reference)
     good = bytes.fromhex(frames[0]["bitstream"])
     bad = [
         refused(b"", "empty"),
@@ -114,6 +116,19 @@ def small_vector(name: str, seed: int, precision: int) -> dict[str, Any]:
     return vector(codec, frames, bad)
 
 
+def _partly_refreshed(codec: LatentCodec, rng: np.random.Generator, reference: Reference) -> list[dict[str, Any]]:
+    """Frames of which a third of the places is refreshed, or only the last place in the last layer."""
+    mixed = np.where(rng.random((6, 7)) < 1 / 3, random_symbols(rng, 6, 7), reference.symbols).astype(np.int16)
+    last = reference.symbols.copy()
+    last[-1, -1, -1] += 2
+    return [
+        frame(codec, mixed, 0, what="a third of the places is refreshed", reference=reference),
+        frame(codec, mixed, 1, what="the same, one layer", reference=reference, layers=1),
+        frame(codec, last, 1, what="the last place in the last layer only", reference=reference),
+        frame(codec, reference.symbols, 0, what="nothing is refreshed", reference=reference),
+    ]
+
+
 def full_vector() -> dict[str, Any]:
     rng = np.random.default_rng(48)
     model, scales = full_model()
@@ -125,7 +140,7 @@ def full_vector() -> dict[str, Any]:
 def main() -> None:
     vectors = {
         name.replace(", ", "-"): small_vector(name, seed, precision)
-        for seed, (name, precision) in enumerate(zip(CONTEXTS, (12, 12, 12, 13, 12, 16, 12), strict=True))
+        for seed, (name, precision) in enumerate(zip(CONTEXTS, (12, 12, 12, 13, 12, 16, 12, 13), strict=True))
     }
     vectors["full"] = full_vector()
     for name, content in vectors.items():

@@ -14,8 +14,9 @@ from pipeline.errors import BundleError
 SHAPE = (2, 3, 3)
 
 
-def a_point(threshold: float = 0.0) -> OperatingPoint:
-    return OperatingPoint("p", np.array([2.0, 0.5]), np.array([0.25, -1.0]), sticky_threshold=threshold)
+def a_point(threshold: float = 0.0, refresh: float = 0.0) -> OperatingPoint:
+    gain, offset = np.array([2.0, 0.5]), np.array([0.25, -1.0])
+    return OperatingPoint("p", gain, offset, sticky_threshold=threshold, refresh_threshold=refresh)
 
 
 def latent_of(in_symbols: list[float], point: OperatingPoint) -> np.ndarray:
@@ -126,3 +127,61 @@ def test_noise_around_a_border_costs_nothing() -> None:
             held = symbols
     assert changes[0.0] > 20
     assert changes[0.8] == 0
+
+
+# --- Places --------------------------------------------------------------------------------------------------------
+
+
+def place(*in_symbols: float) -> np.ndarray:
+    """A latent [2, 1, 1] that lies at these symbols of `a_point()`."""
+    point = a_point()
+    scaled = np.array(in_symbols, np.float32)[:, None, None]
+    return ((scaled + point.offset[:, None, None]) / point.gain[:, None, None]).astype(np.float32)
+
+
+def test_a_place_stays_as_a_whole_or_is_refreshed_symbol_by_symbol() -> None:
+    """Root mean square 0.86 stays; 1.0 is refreshed, but for the symbol that lies within the sticky threshold."""
+    point, held = a_point(0.6, 0.9), np.zeros((2, 1, 1), np.int16)
+    assert quantise_sticky(place(1.2, 0.2), point, held).ravel().tolist() == [0, 0]
+    assert quantise_sticky(place(1.3, 0.55), point, held).ravel().tolist() == [1, 0]
+
+
+def test_both_thresholds_are_moved_by_one() -> None:
+    """The refresh threshold keeps its proportion; 0 is plain rounding."""
+    point, held = a_point(0.6, 0.9), np.zeros((2, 1, 1), np.int16)
+    answers = {at: quantise_sticky(place(1.3, 0.7), point, held, threshold=at).ravel().tolist() for at in (0, 0.6, 0.8)}
+    assert answers == {0: [1, 1], 0.6: [1, 1], 0.8: [0, 0]}
+
+
+def test_a_place_with_what_is_no_number_is_refreshed() -> None:
+    """NaN becomes 0 as ever, its neighbour in the next channel the nearest symbol."""
+    point, held = a_point(0.6, 4.0), np.ones((2, 1, 1), np.int16)
+    assert quantise_sticky(place(np.nan, 2.0), point, held).ravel().tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(("sticky", "refresh"), [(0.6, -0.1), (0.6, 4.1), (0.0, 0.5), (0.6, float("nan"))])
+def test_a_refresh_threshold_needs_a_sticky_one(sticky: float, refresh: float) -> None:
+    """And has the same range."""
+    with pytest.raises(BundleError, match="refresh threshold"):
+        a_point(sticky, refresh)
+
+
+@given(
+    st.lists(arrays(np.float32, SHAPE, elements=st.floats(-3, 3, width=32)), min_size=1, max_size=40),
+    st.floats(0.1, 4.0),
+    st.floats(0.0, 4.0),
+    st.integers(0, 2**16),
+)
+def test_errors_of_places_do_not_add_up(moves: list[np.ndarray], threshold: float, refresh: float, seed: int) -> None:
+    """However long the stream: a place lies within the refresh threshold in the mean, or each of its symbols within
+    the sticky one."""
+    point = a_point(threshold, refresh)
+    latent = np.random.default_rng(seed).normal(0, 1, SHAPE).astype(np.float32)
+    symbols = quantise(latent, point)
+    for move in moves:
+        latent = latent + move / 4
+        symbols = quantise_sticky(latent, point, symbols)
+        scaled = latent.astype(np.float64) * point.gain[:, None, None] - point.offset[:, None, None]
+        distance = np.abs(scaled - symbols)
+        kept = np.sqrt((distance**2).mean(axis=0)) <= refresh + 1e-4
+        assert (kept | (distance.max(axis=0) <= max(0.5, threshold) + 1e-4)).all()
