@@ -35,6 +35,7 @@ def session_row(handle: SessionHandle, metrics: ServerMetrics) -> dict[str, Any]
         "one_way_ms": None if error_s is None else round(session.clock.one_way_s * 1e3, 3),
         "clock_error_ms": None if error_s is None else round(error_s * 1e3, 3),
         **metrics.watch.session(handle.id),
+        "recognised": metrics.watch.recognised(handle.id, [task.name for task in session.tasks]),
     }  # fmt: skip
 
 

@@ -5,7 +5,9 @@
     GET  /metrics            Prometheus
     GET  /api/v1/load        {"streams": {"active": n}, "queue_age_ms_p95": x}: what autoscalers read
     …    /api/v1/tasks, /api/v1/captures, /api/v1/sessions/ID/tasks: see http_tasks.py
+    …    /api/v1/examples, /api/v1/tasks/NAME/examples and …/teach: see few_shot_routes.py
     GET  /api/v1/sessions    who is connected, the counts of their frames and their rates, see watch_routes.py
+    …    /api/v1/lessons, /api/v1/recordings: see lesson_routes.py, recording_routes.py
     GET  /api/v1/events      figures and events as they happen, see watch_routes.py
     POST /api/v1/drain       say Goodbye to every edge and end ({"peer": URL} sends them there)
     …    streams, pairing and the web page: see front.py
@@ -22,14 +24,18 @@ import json
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, Protocol
 
 from aiohttp import web
 
 from analytics_server.event_log import EventLog
+from analytics_server.few_shot_routes import FewShotRoutes, Taught
 from analytics_server.front import Front, FrontSettings
 from analytics_server.http_tasks import TaskRoutes, TasksAdmin
+from analytics_server.lesson_routes import LessonRoutes, Teaching
 from analytics_server.metrics import CONTENT_TYPE
+from analytics_server.recording_routes import RecordingRoutes
 from analytics_server.watch_routes import WatchRoutes
 from pipeline import limits
 from pipeline.clock import Clock
@@ -43,7 +49,7 @@ _START_S_MAX = 10.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Admin(TasksAdmin, Protocol):
+class Admin(TasksAdmin, Teaching, Taught, Protocol):
     """What the admin interface needs of the server. All of it may be called from any thread."""
 
     def health(self) -> dict[str, Any]: ...
@@ -55,6 +61,8 @@ class Admin(TasksAdmin, Protocol):
     def events(self) -> EventLog: ...
     def metrics_text(self) -> bytes: ...
     def request_drain(self, peer: str = "") -> None: ...
+
+    record_dir: Path | None
 
 
 class HttpAdmin:
@@ -116,10 +124,13 @@ class HttpAdmin:
                 web.get("/metrics", self._metrics),
                 web.get("/api/v1/load", self._load),
                 *TaskRoutes(self._admin).routes(),
+                *FewShotRoutes(self._admin).routes(),
                 web.post("/api/v1/drain", self._drain),
             ]
         )
         WatchRoutes(self._admin).add_to(app)
+        LessonRoutes(self._admin).add_to(app)
+        RecordingRoutes(self._admin.record_dir).add_to(app)
         app.add_routes(self.front.table())  # Last: the page takes every other path.
         return app
 

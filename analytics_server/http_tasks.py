@@ -1,6 +1,7 @@
 """Tasks over HTTP: heads come, change and go, features are captured, sessions get other tasks.
 
-    GET    /api/v1/tasks               what is served, and which user heads were refused and why
+    GET    /api/v1/tasks               what is served, which user heads were refused and why, and what users' tasks have
+                                       in the home folder: versions, accuracy
     POST   /api/v1/tasks               one head for as long as the server runs: form fields head (TOML), arrays
     PUT    /api/v1/tasks/NAME          a new version of a user's task: head and arrays, repeated for each backbone
     POST   /api/v1/tasks/NAME/rollback {"version": n}, or the one before
@@ -41,6 +42,7 @@ class TasksAdmin(Protocol):
     def put_task(self, name: str, files: Sequence[HeadFiles]) -> dict[str, Any]: ...
     def roll_back_task(self, name: str, version: int = 0) -> dict[str, Any]: ...
     def remove_head(self, name: str, backbone: str = "") -> None: ...
+    def own_tasks(self) -> list[dict[str, Any]]: ...
     def capture(self, **wish: Any) -> bytes: ...
     def choose_tasks(self, session: str, tasks: Sequence[str], top_k: int) -> None: ...
 
@@ -65,12 +67,14 @@ class TaskRoutes:
         ]
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response({"tasks": self._admin.task_table(), "refused": self._admin.refused_heads()})
+        own = await asyncio.to_thread(self._admin.own_tasks)
+        served = self._admin.task_table()
+        return web.json_response({"tasks": served, "refused": self._admin.refused_heads(), "own": own})
 
     async def _add(self, request: web.Request) -> web.StreamResponse:
         files = await _read_form(request)
         if len(files) != 1:
-            raise _bad(f"{len(files)} heads were sent, expected one: use PUT for several backbones")
+            raise bad_request(f"{len(files)} heads were sent, expected one: use PUT for several backbones")
         return await _answer(lambda: self._admin.add_head(*files[0]), status=201)
 
     async def _put(self, request: web.Request) -> web.StreamResponse:
@@ -79,7 +83,7 @@ class TaskRoutes:
         return await _answer(lambda: self._admin.put_task(name, files))
 
     async def _roll_back(self, request: web.Request) -> web.StreamResponse:
-        wish = await _read_json(request, {"version": int})
+        wish = await read_json(request, {"version": int})
         return await _answer(lambda: self._admin.roll_back_task(request.match_info["name"], wish.get("version", 0)))
 
     async def _remove(self, request: web.Request) -> web.StreamResponse:
@@ -91,9 +95,9 @@ class TaskRoutes:
         return web.Response(status=204)
 
     async def _capture(self, request: web.Request) -> web.StreamResponse:
-        wish = await _read_json(request, _CAPTURE_FIELDS)
+        wish = await read_json(request, _CAPTURE_FIELDS)
         if "frames" not in wish:
-            raise _bad('the body names no "frames": say how many')
+            raise bad_request('the body names no "frames": say how many')
         try:
             loop = asyncio.get_running_loop()
             data = await loop.run_in_executor(self._captures, lambda: self._admin.capture(**wish))
@@ -102,10 +106,10 @@ class TaskRoutes:
         return web.Response(body=data, content_type="application/octet-stream")
 
     async def _choose(self, request: web.Request) -> web.StreamResponse:
-        wish = await _read_json(request, {"tasks": list, "top_k": int})
+        wish = await read_json(request, {"tasks": list, "top_k": int})
         tasks, top_k = [str(name) for name in wish.get("tasks", [])], wish.get("top_k", 1)
         if not 1 <= top_k <= limits.TOP_K_MAX:
-            raise _bad(f"top_k is {top_k}, expected 1 to {limits.TOP_K_MAX}")
+            raise bad_request(f"top_k is {top_k}, expected 1 to {limits.TOP_K_MAX}")
         session = request.match_info["session"]
 
         def choose() -> dict[str, Any]:
@@ -132,16 +136,17 @@ async def _read_form(request: web.Request) -> list[HeadFiles]:
             if isinstance(part, BodyPartReader) and part.name in fields:
                 most = _TOML_BYTES_MAX if part.name == "head" else limits.HEAD_BYTES_MAX
                 if len(fields[part.name]) >= limits.HEADS_PER_TASK_MAX:
-                    raise _bad(f"more than {limits.HEADS_PER_TASK_MAX} heads in one form: send fewer")
+                    raise bad_request(f"more than {limits.HEADS_PER_TASK_MAX} heads in one form: send fewer")
                 fields[part.name].append(await _read_part(part, most))
     except (ValueError, AssertionError, KeyError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise _bad(f"the body is no form, or was cut off: {reason}") from None
+        raise bad_request(f"the body is no form, or was cut off: {reason}") from None
     for name, values in fields.items():
         if not values:
-            raise _bad(f"the form has no {name}: send head and arrays")
+            raise bad_request(f"the form has no {name}: send head and arrays")
     if len(fields["head"]) != len(fields["arrays"]):
-        raise _bad(f"the form has {len(fields['head'])} heads and {len(fields['arrays'])} arrays: send them in pairs")
+        counts = f"{len(fields['head'])} heads and {len(fields['arrays'])} arrays"
+        raise bad_request(f"the form has {counts}: send them in pairs")
     return [HeadFiles(*pair) for pair in zip(fields["head"], fields["arrays"], strict=True)]
 
 
@@ -150,27 +155,28 @@ async def _read_part(part: BodyPartReader, bytes_max: int) -> bytes:
     while chunk := await part.read_chunk(1 << 18):
         data += chunk
         if len(data) > bytes_max:
-            raise _bad(f"{part.name} is larger than {bytes_max} bytes: that is no head", status=413)
+            raise bad_request(f"{part.name} is larger than {bytes_max} bytes: that is no head", status=413)
     return bytes(data)
 
 
-async def _read_json(request: web.Request, fields: dict[str, Any]) -> dict[str, Any]:
+async def read_json(request: web.Request, fields: dict[str, Any]) -> dict[str, Any]:
     """A JSON object of the known `fields`. Raises 400."""
     if not request.can_read_body:
         return {}
     if (request.content_length or 0) > _JSON_BYTES_MAX:
-        raise _bad(f"the body is {request.content_length} bytes, limit {_JSON_BYTES_MAX}", status=413)
+        raise bad_request(f"the body is {request.content_length} bytes, limit {_JSON_BYTES_MAX}", status=413)
     try:
         wish = await request.json()
         unknown = sorted(set(wish) - set(fields))
         if unknown:
-            raise _bad(f"the body has {unknown[0]!r}, expected {', '.join(fields)}")
+            raise bad_request(f"the body has {unknown[0]!r}, expected {', '.join(fields)}")
         return {name: fields[name](value) for name, value in wish.items()}
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError, AttributeError, OverflowError):
-        raise _bad(f"the body is no JSON object of {', '.join(fields)}") from None
+        raise bad_request(f"the body is no JSON object of {', '.join(fields)}") from None
 
 
-def _bad(line: str, *, status: int = 400) -> web.HTTPException:
+def bad_request(line: str, *, status: int = 400) -> web.HTTPException:
+    """To be raised: 400 or 413 with a line."""
     kind = web.HTTPBadRequest if status == 400 else web.HTTPRequestEntityTooLarge
     text = json.dumps({"error": line})
     if kind is web.HTTPBadRequest:

@@ -100,7 +100,8 @@ class ServerMetrics:
             self._queue_s.append(stages_s[1])
             if self._drift:
                 self._note_drift(work, tasks, answers)
-        self.watch.answered(work.session.session_id, stages_s, tasks)
+        recognised = [(one.task, one.labels[0].name, one.labels[0].score) for _, one in answers if one.labels]
+        self.watch.answered(work.session.session_id, stages_s, tasks, recognised)
 
     def dropped(self, work: FrameWork, cause: str) -> None:
         """A frame was given up."""

@@ -21,10 +21,12 @@ from analytics_server.credit import credit_window
 from analytics_server.decoding import Decoding
 from analytics_server.description import describe_server
 from analytics_server.event_log import EventLog
+from analytics_server.few_shot import FewShot
 from analytics_server.figures import server_figures, session_row
 from analytics_server.front import FrontSettings
 from analytics_server.http import HttpAdmin
 from analytics_server.lane import EngineLane
+from analytics_server.lessons import Lessons
 from analytics_server.metrics import ServerMetrics
 from analytics_server.offer import TaskOffer
 from analytics_server.recording import SessionRecordings
@@ -117,6 +119,15 @@ class Server:
             bundle, self._lanes, replace=self.replace_heads, changed=self._tasks_changed,
             store=HeadStore(heads_dir) if heads_dir else None,
         )  # fmt: skip
+        self.lessons = Lessons(
+            bundle, put=self.put_task, tell=self.events.post, heads_dir=heads_dir, cache_dir=cache_dir, clock=clock,
+            folder=heads_dir.parent / "uploads" if heads_dir else None,
+        )  # fmt: skip
+        self.few_shot = FewShot(
+            bundle, free_name=self.tasks.free_name, put=self.put_task, heads_dir=heads_dir, clock=clock,
+            default_backbone=lambda: self._offer.default_backbone,
+        )  # fmt: skip
+        self.record_dir = record_dir
         self._offer: TaskOffer
         self._decoding: Decoding
         self._sessions: Sessions | None = None
@@ -170,6 +181,7 @@ class Server:
             return
         self.state = "draining"
         self.captures.close()
+        self.lessons.close()
         transports, self._transports = self._transports, []
         if transports:
             log.info("draining", sessions=self._known(), drain_s=drain_s)
@@ -315,7 +327,7 @@ class Server:
         """Everything that is worth watching, now."""
         facts = {"state": self.state, "urls": self.urls, "name": self.bundle.manifest.name,
                  "bundle_id": self.bundle.bundle_id, "codec_id": self.bundle.codec_id,
-                 "frames_under_way": self._under_way()}  # fmt: skip
+                 "frames_under_way": self._under_way(), "lesson": self.lessons.row()}  # fmt: skip
         return server_figures(self.metrics, self._handles(), self._lanes, facts)
 
     @property
@@ -353,6 +365,18 @@ class Server:
     def refused_heads(self) -> dict[str, str]:
         """User heads that lie in the home folder and are not served, with the reason."""
         return dict(self.tasks.refused)
+
+    def own_tasks(self) -> list[dict[str, Any]]:
+        """Users' tasks in the home folder with their versions."""
+        return self.tasks.own()
+
+    def lesson_task(self, name: str) -> str:
+        """`name` as that of a task that may be taught here. Raises ConfigError."""
+        return self.tasks.free_name(name)
+
+    def lesson_backbones(self, wanted: Sequence[str]) -> list[str]:
+        """Tags of served backbones, the default one if none is wanted. Raises ConfigError."""
+        return list(dict.fromkeys(self._offer.resolve((), name)[0] for name in wanted or ("",)))
 
     def capture(self, **wish: Any) -> bytes:
         """Features of a session's next frames, see task_capture.py; blocks. Raises FrankenError."""

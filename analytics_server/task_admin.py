@@ -88,6 +88,14 @@ class TaskAdmin:
             for info in lane.heads.infos()
         ]  # fmt: skip
 
+    def own(self) -> list[dict[str, Any]]:
+        """Users' tasks in the home folder, removed ones included: versions, the current one (0: none), its worth."""
+        return [own_task(self._store, name) for name in self._store.all_names()] if self._store else []
+
+    def free_name(self, name: str) -> str:
+        """`name` as a task of a user's. Raises ConfigError if it is none or is taken."""
+        return self._free_name(name)
+
     def add(self, toml: bytes, arrays: bytes) -> dict[str, Any]:
         """One more head for as long as the server runs. Raises BundleError."""
         entry = read_head_entry(toml)
@@ -228,6 +236,24 @@ class TaskAdmin:
             return
         heads.append(head)
         self._sources[name] = source
+
+
+def own_task(store: HeadStore, name: str) -> dict[str, Any]:
+    """A task of the home folder in figures, for those who choose between its versions."""
+    current, versions = store.current(name), store.versions(name)
+    row: dict[str, Any] = {"name": name, "current": current, "versions": versions, "heads": [], "error": ""}
+    try:
+        entries = [read_head_entry(one.toml) for one in store.load(name, current or versions[-1])]
+    except FrankenError as error:
+        return {**row, "error": str(error)}
+    heads = [
+        {
+            "backbone": entry.backbone, "classes": entry.classes, "kind": entry.kind, "accuracy": entry.accuracy_codec,
+            "interval": entry.accuracy_interval, "trained_on": entry.trained_on, "created": entry.created,
+        }
+        for entry in entries
+    ]  # fmt: skip
+    return {**row, "heads": heads, "title": entries[0].title if entries else name}
 
 
 def _made(make: Callable[[str, int], Head | None], engine: Engine) -> Head | None:

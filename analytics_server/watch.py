@@ -24,6 +24,11 @@ WINDOW_S = 10
 """Seconds that the figures cover."""
 FRAMES_KEPT = 4_096
 SESSION_FRAMES_KEPT = 256
+RECOGNISED_TASKS_MAX = 8
+"""Tasks of a session whose last answer the figures tell."""
+
+Recognised = tuple[str, str, float]
+"""(task, its label on top, score)"""
 
 
 class Rates:
@@ -53,10 +58,11 @@ class Rates:
 
 
 class _SessionFigures:
-    __slots__ = ("rates", "since", "took_s")
+    __slots__ = ("rates", "recognised", "since", "took_s")
 
     def __init__(self, since: float) -> None:
         self.since = since
+        self.recognised: dict[str, tuple[str, float, float]] = {}  # task: label, score, when
         self.rates = Rates(4)  # received, answered, dropped, payload bytes
         self.took_s: deque[tuple[float, float]] = deque(maxlen=SESSION_FRAMES_KEPT)
 
@@ -97,7 +103,13 @@ class Watch:
             if now - self._samples[-1].at >= 1.0:
                 self._sample(now)
 
-    def answered(self, session: str, stages_s: Sequence[float], tasks: Sequence[tuple[str, str]]) -> None:
+    def answered(
+        self,
+        session: str,
+        stages_s: Sequence[float],
+        tasks: Sequence[tuple[str, str]],
+        recognised: Sequence[Recognised] = (),
+    ) -> None:
         """A frame was answered; `stages_s` in the order of SERVER_STAGES, `tasks` as (task, backbone)."""
         now = self._clock()
         with self._lock:
@@ -107,6 +119,10 @@ class Watch:
             figures.took_s.append((now, sum(stages_s)))
             self._answered.append((now, stages_s))
             self._tasks.update(tasks)
+            for task, label, score in recognised:
+                figures.recognised[task] = label, score, now
+            while len(figures.recognised) > limits.TASKS_PER_SESSION_MAX:  # it asks for other tasks now and then
+                del figures.recognised[min(figures.recognised, key=lambda task: figures.recognised[task][2])]
 
     def dropped(self, session: str, cause: str) -> None:
         """A frame was given up."""
@@ -175,6 +191,17 @@ class Watch:
             "payload_kbps": payload_bytes * 8 / 1e3 / span,
             "answer_ms": _percentiles(took_ms),
         }
+
+    def recognised(self, session: str, tasks: Sequence[str]) -> list[dict[str, Any]]:
+        """The label that each of `tasks` last had on top, its score, and how long ago; no pixel, no earlier label."""
+        now = self._clock()
+        with self._lock:
+            figures = self._sessions.get(session)
+            last = [(task, figures.recognised[task]) for task in tasks if task in figures.recognised] if figures else []
+        return [
+            {"task": task, "label": label, "score": round(score, 4), "age_s": round(max(0.0, now - at), 3)}
+            for task, (label, score, at) in last[:RECOGNISED_TASKS_MAX]
+        ]
 
     def engine(self, backbone: str) -> dict[str, Any]:
         """How busy one engine is, and what a frame and its heads cost there."""

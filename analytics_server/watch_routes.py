@@ -26,6 +26,8 @@ STREAMS_MAX = 16
 EVERY_S_MIN, EVERY_S_MAX = 0.2, 60.0
 LOOK_S = 0.2
 """How soon after it happened an event is told."""
+SHARED_S = 0.45
+"""Figures that are younger serve another listener too, so that many who look cost little more than one."""
 
 
 class Watched(Protocol):
@@ -44,6 +46,7 @@ class WatchRoutes:
         self._watched = watched
         self._streams = 0
         self._ending = asyncio.Event()
+        self._figures: tuple[float, asyncio.Future[bytes]] | None = None
 
     def add_to(self, app: web.Application) -> None:
         app.add_routes([web.get("/api/v1/sessions", self._sessions), web.get("/api/v1/events", self._events)])
@@ -87,11 +90,20 @@ class WatchRoutes:
                 now = loop.time()
                 if now >= figures_at:
                     figures_at = max(figures_at + every_s, now)
-                    figures = await asyncio.to_thread(self._watched.figures)
-                    await response.write(f"event: figures\ndata: {json.dumps(figures)}\n\n".encode())
+                    await response.write(await self._figures_text(now, min(SHARED_S, every_s / 2)))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._ending.wait(), max(0.01, min(LOOK_S, figures_at - loop.time())))
         return response
+
+    async def _figures_text(self, now: float, age_s_max: float) -> bytes:
+        if self._figures is None or now - self._figures[0] > age_s_max:
+            self._figures = now, asyncio.ensure_future(asyncio.to_thread(figures_text, self._watched))
+        return await asyncio.shield(self._figures[1])  # a listener that leaves must not take it from the others
+
+
+def figures_text(watched: Watched) -> bytes:
+    """Figures as a server-sent event."""
+    return f"event: figures\ndata: {json.dumps(watched.figures())}\n\n".encode()
 
 
 def _as_text(event: Event) -> bytes:

@@ -219,6 +219,8 @@ class EdgeRecording:
             return message.bitstream
         if isinstance(message, JpegFrame):
             return message.image
+        if message.part >= message.parts:
+            return None  # Parity: what was sent is known here.
         parts = self._parts.setdefault(message.frame, {})
         parts[message.part] = message.bytes
         if len(self._parts) > PARTS_HELD:

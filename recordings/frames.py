@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import msgspec
 
-from recordings.reader import Recording
+from recordings.reader import RecordedMessage
 from recordings.topics import (
     ANSWERED,
     BITSTREAM,
@@ -53,7 +54,14 @@ class RecordedFrame(msgspec.Struct, kw_only=True):
         return self.state == ANSWERED
 
 
-def recorded_frames(recording: Recording) -> Iterator[RecordedFrame]:
+class Messages(Protocol):
+    """A recording, or a piece of one."""
+
+    def __iter__(self) -> Iterator[RecordedMessage]: ...
+    def decode(self, message: RecordedMessage) -> Any: ...
+
+
+def recorded_frames(recording: Messages) -> Iterator[RecordedFrame]:
     """Every frame, in order of its end; those without one last."""
     waiting: dict[int, RecordedFrame] = {}
     session: SessionStart | None = None

@@ -71,7 +71,7 @@ class Recording:
         """How it ended; None: it was not closed, or not read to the end yet."""
         self.topics: dict[str, TopicKind] = dict(KINDS)
         self._data = _map(self.path)
-        self.facts: Facts = self._find_facts()
+        self.facts: Facts = find_facts(self._data, self.name)
 
     @property
     def name(self) -> str:
@@ -109,19 +109,8 @@ class Recording:
                     pass
 
     def decode(self, message: RecordedMessage) -> Any:
-        """The struct of a message (recordings.topics); None for topics of others.
-
-        Raises InputError if it does not read: a bug of the writer, since damage does not come this far.
-        """
-        try:
-            if message.topic == BITSTREAM:
-                return Bitstream.decode(message.data)
-            if message.topic == THUMBNAIL:
-                return Thumbnail.decode(message.data)
-            decoder = _DECODERS.get(message.topic)
-            return None if decoder is None else decoder.decode(message.data)
-        except (msgspec.DecodeError, ValueError) as error:
-            raise InputError(f"{self.name}: a message of {message.topic} does not read: {error}") from None
+        """See decode_message."""
+        return decode_message(message, self.name)
 
     def of(self, topic: str, kind: type[StructT]) -> Iterator[StructT]:
         """The decoded messages of one topic."""
@@ -133,40 +122,6 @@ class Recording:
 
     def sessions(self) -> list[SessionStart]:
         return list(self.of(SESSION, SessionStart))
-
-    def _find_facts(self) -> Facts:
-        """The metadata record at the start; if just that is damaged, facts that say nothing."""
-        ours = False
-        left = _FACTS_WITHIN_BYTES
-        for found in scan(self._data):
-            match found:
-                case mcap_records.Metadata() if found.name == FACTS:
-                    return self._checked(found.metadata)
-                case mcap_records.Header():
-                    ours = found.profile == PROFILE
-                case MessageRecord():
-                    if ours:
-                        return Facts()
-                    left -= len(found.data)
-                case Damage() if found.cut and ours:
-                    raise InputError(f"{self.name} is cut off before its first message: there is nothing to read in it")
-                case _:
-                    pass
-            if left < 0:
-                break
-        raise InputError(
-            f"{self.name} is an MCAP file, but not a recording of FrankenStream: name one that `--record` made"
-        )
-
-    def _checked(self, metadata: dict[str, str]) -> Facts:
-        version = metadata.get("format", "")
-        if not version.isdecimal() or int(version) > FORMAT:
-            by = metadata.get("frankenstream", "another version")
-            raise InputError(
-                f"{self.name} has recording format {version or 'none'} (made by FrankenStream {by}), "
-                f"this one reads up to {FORMAT}: update FrankenStream"
-            )
-        return _lenient(metadata, Facts)
 
 
 _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
@@ -180,6 +135,59 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
         CLOCK: ClockEstimate,
     }.items()
 }
+
+
+def decode_message(message: RecordedMessage, name: str) -> Any:
+    """The struct of a message (recordings.topics) of the recording `name`; None for topics of others.
+
+    Raises InputError if it does not read: a bug of the writer, since damage does not come this far.
+    """
+    try:
+        if message.topic == BITSTREAM:
+            return Bitstream.decode(message.data)
+        if message.topic == THUMBNAIL:
+            return Thumbnail.decode(message.data)
+        decoder = _DECODERS.get(message.topic)
+        return None if decoder is None else decoder.decode(message.data)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise InputError(f"{name}: a message of {message.topic} does not read: {error}") from None
+
+
+def find_facts(data: memoryview, name: str) -> Facts:
+    """The metadata record at the start of the recording `name`; if just that is damaged, facts that say nothing.
+
+    Raises InputError: none of ours, cut off before its first message, or by a newer FrankenStream.
+    """
+    ours = False
+    left = _FACTS_WITHIN_BYTES
+    for found in scan(data):
+        match found:
+            case mcap_records.Metadata() if found.name == FACTS:
+                return _checked(found.metadata, name)
+            case mcap_records.Header():
+                ours = found.profile == PROFILE
+            case MessageRecord():
+                if ours:
+                    return Facts()
+                left -= len(found.data)
+            case Damage() if found.cut and ours:
+                raise InputError(f"{name} is cut off before its first message: there is nothing to read in it")
+            case _:
+                pass
+        if left < 0:
+            break
+    raise InputError(f"{name} is an MCAP file, but not a recording of FrankenStream: name one that `--record` made")
+
+
+def _checked(metadata: dict[str, str], name: str) -> Facts:
+    version = metadata.get("format", "")
+    if not version.isdecimal() or int(version) > FORMAT:
+        by = metadata.get("frankenstream", "another version")
+        raise InputError(
+            f"{name} has recording format {version or 'none'} (made by FrankenStream {by}), "
+            f"this one reads up to {FORMAT}: update FrankenStream"
+        )
+    return _lenient(metadata, Facts)
 
 
 def is_recording(path: str | Path) -> bool:

@@ -104,6 +104,19 @@ def scan(data: memoryview) -> Iterator[Found]:
     yield Damage(len(data), len(data), what, cut=True)
 
 
+def chunk_records(data: memoryview, place: int) -> Iterator[Found]:
+    """Records of one chunk, `data` being the whole of it and `place` where it lies in its file; Damage if it does not
+    read."""
+    opcode, end = _head(data, 0)
+    if opcode != Opcode.CHUNK or end > len(data):
+        yield Damage(place, place + len(data), "there is no chunk where one was said to be")
+        return
+    try:
+        yield from _chunk(data[HEAD_BYTES:end], place)
+    except _ERRORS:
+        yield Damage(place, place + end, "a chunk does not read")
+
+
 def _head(data: memoryview, place: int) -> tuple[int, int]:
     """(opcode, where the record ends); (0, beyond the file) if not even that is there."""
     if len(data) - place < HEAD_BYTES:

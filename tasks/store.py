@@ -62,6 +62,13 @@ class HeadStore:
             return sorted(path.name for path in self.folder.iterdir() if (path / CURRENT).is_file())
         return []
 
+    def all_names(self) -> list[str]:
+        """Tasks that have versions, those that are removed included."""
+        with contextlib.suppress(OSError):
+            names = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
+            return [name for name in names if self.versions(name)]
+        return []
+
     def place(self, name: str) -> Path:
         """The folder of a task, there or not."""
         return self.folder / task_name(name)

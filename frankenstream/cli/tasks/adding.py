@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -11,17 +10,16 @@ from frankenstream.cli.tasks.settings import ServerAddress, hand_over, progress,
 from frankenstream.config import names
 from pipeline.bundle import Backbone, Bundle
 from pipeline.bundle.files import read_zip
-from pipeline.clock import monotonic
 from pipeline.errors import BundleError, ConfigError
 from pipeline.runtime.engine import Engine
 from pipeline.runtime.engines import build_engine
 from tasks import known_tasks
-from tasks.adding import gather_examples, origin_of
 from tasks.example_store import ExampleStore
 from tasks.head_file import HeadFiles, check_made_for, read_head, read_head_entry
 from tasks.labelled_pictures import LabelledPictures, find_pictures
+from tasks.learning import Wish, learn
 from tasks.store import HeadStore, task_name
-from tasks.teaching import KINDS, Lesson, OnStep, teach
+from tasks.teaching import Lesson, OnStep
 
 BROKEN_SHOWN = 5
 
@@ -75,13 +73,10 @@ def add(
     address = address or ServerAddress()
     client = address.client()  # so that a wrong address is told before the work
     task = free_name(name)
-    if kind not in KINDS:
-        raise ConfigError(f"kind is {kind!r}, expected {', '.join(KINDS)}; others come as packages, see docs/tasks.md")
-    if views not in (1, 2):
-        raise ConfigError(f"views is {views}, expected 1 or 2")
+    wish = Wish(kind=kind, unknown=unknown, title=title, operating_point=quality, views=views, threads=threads)
+    wish.check()
     if client is not None:
         client.tasks()
-    _need_scipy(kind)
     opened = Bundle.open(bundle)
     store = HeadStore()
     with store.lock(task):
@@ -97,10 +92,7 @@ def add(
                     opened, one, backend="onnx", threads=threads, progress=lambda line: console.print(line, style="dim")
                 )
                 with progress(console) as say:
-                    lesson = _learn(
-                        console, task, found, opened, entry, engine, store, say, quality=quality, kind=kind,
-                        unknown=unknown, title=title, views=views, threads=threads, place=place,
-                    )  # fmt: skip
+                    lesson = _learn(console, task, found, opened, entry, engine, store, say, wish, source=place.name)
                 show_lesson(console, lesson, backbone=entry.alias or entry.tag)
                 files.append(lesson.files)
         version = store.save(task, files)
@@ -119,19 +111,6 @@ def free_name(name: str) -> str:
 def counted(count: int, one: str, many: str) -> str:
     """`1 class`, `2 classes`."""
     return f"{count} {one if count == 1 else many}"
-
-
-def today() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _need_scipy(kind: str) -> None:
-    """Before minutes of work, not after."""
-    if kind == "linear":
-        try:
-            import scipy.optimize  # noqa: F401
-        except ImportError:
-            raise ConfigError("training heads needs scipy: pip install 'frankenstream[train]'") from None
 
 
 def _introduce(console: Console, task: str, found: LabelledPictures, bundle: Bundle) -> None:
@@ -153,42 +132,25 @@ def _learn(
     engine: Engine,
     store: HeadStore,
     say: OnStep,
+    wish: Wish,
     *,
-    quality: str,
-    kind: str,
-    unknown: bool,
-    title: str,
-    views: int,
-    threads: int,
-    place: Path,
+    source: str,
 ) -> Lesson:
-    started = monotonic()
-    total = len(found.pictures)
-    gathered = gather_examples(
-        found, bundle, engine, operating_point=quality, views=views, threads=threads,
-        on_picture=lambda done: say("features", done, total),
+    def tell(broken: tuple[str, ...], notes: tuple[str, ...]) -> None:
+        for line in broken[:BROKEN_SHOWN]:
+            console.print(f"not readable: {line}", style="yellow", markup=False)
+        if len(broken) > BROKEN_SHOWN:
+            console.print(f"not readable: {len(broken) - BROKEN_SHOWN} more", style="yellow")
+        for note in notes:
+            console.print(f"note: {note}", style="yellow", markup=False)
+
+    learnt = learn(
+        task, found, bundle, backbone, engine, wish, source=source,
+        examples=ExampleStore(store.place(task) / "examples"), on_step=say, on_gathered=tell,
     )  # fmt: skip
-    features_s = monotonic() - started
-    for line in gathered.broken[:BROKEN_SHOWN]:
-        console.print(f"not readable: {line}", style="yellow", markup=False)
-    if len(gathered.broken) > BROKEN_SHOWN:
-        console.print(f"not readable: {len(gathered.broken) - BROKEN_SHOWN} more", style="yellow")
-    for note in gathered.notes:
-        console.print(f"note: {note}", style="yellow", markup=False)
-    origin = origin_of(bundle, backbone)
-    examples = ExampleStore(store.place(task) / "examples")
-    examples.save_pictures(gathered.examples, origin)
-    everything, _ = examples.load(origin)
-    lesson = teach(
-        task, everything or gathered.examples, origin, kind=kind, unknown=unknown, title=title,
-        operating_point=quality or bundle.edge_spec.default_operating_point, weights_sha256=backbone.weights_sha256,
-        trained_on=f"{total - len(gathered.broken)} pictures of {place.name}, through the codec", created=today(),
-        on_step=say,
-    )  # fmt: skip
-    taught_s = monotonic() - started - features_s
-    rate = total / max(features_s, 1e-9)
-    console.print(f"features {features_s:.1f} s ({rate:.0f} pictures/s), learning {taught_s:.1f} s")
-    return lesson
+    rate = len(found.pictures) / max(learnt.features_s, 1e-9)
+    console.print(f"features {learnt.features_s:.1f} s ({rate:.0f} pictures/s), learning {learnt.taught_s:.1f} s")
+    return learnt.lesson
 
 
 def _from_export(task: str, place: Path, bundle: Bundle) -> list[HeadFiles]:

@@ -8,14 +8,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from frankenstream.cli.tasks.adding import free_name, today
+from frankenstream.cli.tasks.adding import free_name
 from frankenstream.cli.tasks.settings import DEFAULT_ADMIN, ServerAddress, hand_over, progress, show_lesson
 from frankenstream.config import names
 from pipeline import limits
 from pipeline.bundle import Bundle
-from pipeline.errors import ConfigError, InputError, TransportError
+from pipeline.errors import ConfigError, InputError
 from tasks.adding import origin_of
+from tasks.captured import read_capture
 from tasks.example_store import Examples, ExampleStore, Origin
+from tasks.learning import today
 from tasks.store import HeadStore
 from tasks.teaching import teach as train
 
@@ -159,18 +161,9 @@ def _label(text: str) -> str:
 
 def _read_capture(data: bytes, label: str) -> tuple[Examples, Origin]:
     """What a server captured, and what it came through."""
-    import json
-
     import numpy as np
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
 
-    try:
-        pooled = load(data)["pooled"].astype(np.float32)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        origin = Origin(header["backbone"], header["codec_id"], header["synthesis_sha256"], int(pooled.shape[1]))
-    except (SafetensorError, KeyError, ValueError, IndexError) as error:
-        raise TransportError(f"the server's capture does not read: {error}: try again") from None
+    pooled, origin = read_capture(data)
     count = len(pooled)
     each = np.arange(count)
     return Examples((label,), pooled, np.zeros(count, np.int64), each, np.zeros(count, bool)), origin
