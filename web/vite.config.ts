@@ -19,7 +19,10 @@ function sourceDigest(): string {
   return digest.digest("hex");
 }
 
-/** ONNX Runtime and the sample clip go beside the page as they are; the runtime's wasm compressed, 4 instead of 14 MB. */
+/**
+ * ONNX Runtime and the sample clip go beside the page as they are; the runtimes' wasm compressed, 4 instead of 14 MB. The
+ * second one has WebGPU and is loaded only where there is a GPU to try (docs/web.md).
+ */
 function companions(): Plugin {
   return {
     name: "companions",
@@ -27,8 +30,10 @@ function companions(): Plugin {
     closeBundle() {
       mkdirSync(`${OUT}/ort`, { recursive: true });
       mkdirSync(`${OUT}/samples`, { recursive: true });
-      copyFileSync(`${ORT}/ort.wasm.bundle.min.mjs`, `${OUT}/ort/ort.wasm.bundle.min.mjs`);
-      writeFileSync(`${OUT}/ort/ort-wasm-simd-threaded.wasm.gz`, gzipSync(readFileSync(`${ORT}/ort-wasm-simd-threaded.wasm`), { level: 9 }));
+      for (const script of ["ort.wasm.bundle.min.mjs", "ort.jspi.bundle.min.mjs"]) copyFileSync(`${ORT}/${script}`, `${OUT}/ort/${script}`);
+      for (const binary of ["ort-wasm-simd-threaded.wasm", "ort-wasm-simd-threaded.jspi.wasm"]) {
+        writeFileSync(`${OUT}/ort/${binary}.gz`, gzipSync(readFileSync(`${ORT}/${binary}`), { level: 9 }));
+      }
       copyFileSync("../recordings/samples/tour.mp4", `${OUT}/samples/tour.mp4`);
       writeFileSync(`${OUT}/source.sha256`, `${sourceDigest()}\n`);
       copyFileSync("THIRD_PARTY", `${OUT}/THIRD_PARTY`);

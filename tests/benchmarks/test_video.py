@@ -44,7 +44,7 @@ def figures(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict:
     patch.setattr(video, "choose_engine", lambda *a, **k: EngineChoice(MosaicEngine(), "fake"))
     options = argparse.Namespace(
         clips=[], frames=10, bundle=None, backbone="", task="imagenet1k", codecs="x264,jpeg", settings=2, lags="1",
-        sticky="0,1.25", contexts=False, precision="fp32", threads=1, json=None, plot=None,
+        sticky="0,own,1.25", contexts=False, precision="fp32", threads=1, json=None, plot=None,
     )  # fmt: skip
     try:
         return video.run(options, Console(file=io.StringIO()))
@@ -67,6 +67,7 @@ def test_every_way_gives_every_key_for_each_clip_and_the_mean(figures: dict) -> 
     mean = {(p["codec"], p["setting"], p["lag"]) for p in points if p["clip"] == "mean"}
     assert {("frankenstream", name, 0) for name in POINT_NAMES} <= mean
     assert {("frankenstream", f"{name}, sticky 1.25", 1) for name in POINT_NAMES} <= mean
+    assert {("frankenstream", f"{name}, own sticky{c}", 1) for name in POINT_NAMES for c in ("", ", chosen")} <= mean
     assert {("x264", "crf 18", None), ("x264", "crf 42", None), ("jpeg", "q10", None), ("jpeg", "q75", None)} <= mean
     assert len(points) == 3 * len(mean)
     assert json.loads(json.dumps(figures)) == figures
@@ -109,12 +110,26 @@ def test_a_stream_is_what_an_edge_sends(bundle: Bundle) -> None:
     np.testing.assert_array_equal(sticky.symbols_NCHW[0], sticky.symbols_NCHW[4])
 
 
+def test_with_frame_choice_a_frame_that_hardly_changed_is_not_sent(bundle: Bundle) -> None:
+    """It costs nothing, and shows what the frame shows whose answer is repeated."""
+    codec = bundle.latent_codec()
+    still = latents(1) * 5
+    sent = send(codec, still, Way(1, "standard", 1, None, True))
+    assert sent.payload_bytes[0] > 0
+    assert sent.payload_bytes[1:] == [0] * 4
+    assert sent.unsent == 4
+    np.testing.assert_array_equal(sent.symbols_NCHW[0], sent.symbols_NCHW[4])
+    moving = [frame for number in range(4) for frame in latents(1, seed=number)]
+    assert send(codec, moving, Way(1, "standard", 1, None, True)).unsent == 0
+
+
 def test_ways_are_all_combinations() -> None:
     """Stickiness is nothing without a reference."""
     found = ways(["low", "high"], [1, 3], [0.0, 0.8])
     assert len(found) == 2 + 2 * 2 * 2
     assert Way(1, "high", 3, 0.8).setting == "high, sticky 0.8"
     assert all(way.sticky == 0 for way in found if way.lag == 0)
+    assert [way.setting for way in ways(["low"], [1], [None])] == ["low", "low, own sticky", "low, own sticky, chosen"]
 
 
 def test_video_codecs_do_not_reorder_and_later_frames_are_cheap() -> None:

@@ -51,19 +51,24 @@ def _home_of_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 
 @pytest.fixture(scope="session")
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    """One engine for all servers. Exporting it takes half a minute, so pytest's cache keeps it from run to run.
+def engines_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where exported engines are. Exporting takes half a minute, so pytest's cache keeps them from run to run.
 
-    FRANKENSTREAM_TEST_ENGINES names another folder to keep it in, one that has engines already, say.
+    FRANKENSTREAM_TEST_ENGINES names another folder to keep them in, one that has engines already, say.
     """
+    cache = getattr(request.config, "cache", None)  # not there with -p no:cacheprovider
+    kept = cache.mkdir("engines") if cache else tmp_path_factory.mktemp("engines")
+    return Path(os.environ.get("FRANKENSTREAM_TEST_ENGINES") or kept)
+
+
+@pytest.fixture(scope="session")
+def engine(engines_folder: Path) -> Engine:
+    """One engine for all servers."""
     if importlib.util.find_spec("timm") is None:
         pytest.skip("exporting a backbone needs torch and timm")
     from pipeline.runtime.engines import build_engine
 
-    cache = getattr(request.config, "cache", None)  # not there with -p no:cacheprovider
-    kept = cache.mkdir("engines") if cache else tmp_path_factory.mktemp("engines")
-    folder = Path(os.environ.get("FRANKENSTREAM_TEST_ENGINES") or kept)
-    return build_engine(Bundle.open(), BACKBONE, backend="onnx", threads=1, cache_dir=folder)
+    return build_engine(Bundle.open(), BACKBONE, backend="onnx", threads=1, cache_dir=engines_folder)
 
 
 @pytest.fixture(scope="session")

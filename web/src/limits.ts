@@ -10,6 +10,11 @@ export const BUNDLE_PART_BYTES = 262_144;
 export const EDGE_BUNDLE_BYTES_MAX = 33_554_432;
 export const CONTROL_QUEUE_MAX = 256;
 export const REMEMBERED_FRAMES = 1_024;
+export const FRAME_PARTS_MAX = 64;
+export const FRAME_PARITY_PARTS_MAX = 3;
+/** Largest message on a channel that may lose messages: one packet. */
+export const DATAGRAM_BYTES_MAX = 1_150;
+export const FRAME_LIFETIME_MS = 250;
 export const BUDGET_MS_DEFAULT = 500;
 export const LOST_GRACE_MS = 500;
 export const HELLO_TIMEOUT_MS = 5_000;

@@ -1,23 +1,9 @@
 import { expect, test } from "vitest";
-import { channelOf, pack, type Message, type Welcome } from "../src/wire/messages";
+import { pack, type Message } from "../src/wire/messages";
 import { EdgeSession } from "../src/wire/session";
 import type { EdgeEvent } from "../src/wire/events";
 import { STAGES } from "../src/wire/stages";
-
-const MARKS = { capturedAt: 0, captureDone: 0.001, preprocessDone: 0.002, analysisDone: 0.01, encodeDone: 0.012 };
-
-function give(session: EdgeSession, message: Message, now: number): void {
-  const byte = ["control", "frames", "results"].indexOf(channelOf(message));
-  session.receiveData(pack(message, byte), now);
-}
-
-function welcome(more: Partial<Welcome> = {}): Welcome {
-  return {
-    type: "Welcome", session: "s1", resume_token: new Uint8Array(16), resumed: false, codec_id: "c", bundle_id: "b",
-    backbone: "lite0", tasks: [], sent_frames_max: 2, credit_valid_ms: 2000, payload_bytes_max: 262144,
-    reference_window: 4, reference_epoch: 1, server: "", ...more,
-  };
-}
+import { give, MARKS, welcome } from "./answers";
 
 function result(frame: number, sentMax: number): Message {
   return {

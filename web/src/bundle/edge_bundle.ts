@@ -21,6 +21,7 @@ interface Spec {
   contexts?: unknown[];
   operating_points: {
     name: string; gain: number[]; offset: number[]; bytes_mean?: number; loss_points?: number; sticky_threshold?: number;
+    refresh_threshold?: number;
   }[];
 }
 
@@ -48,7 +49,8 @@ export class EdgeBundle {
     );
     this.points = spec.operating_points.map((point) => ({
       name: point.name, gain: new Float32Array(point.gain), offset: new Float32Array(point.offset),
-      stickyThreshold: point.sticky_threshold ?? 0, bytesMean: point.bytes_mean ?? 0, lossPoints: point.loss_points ?? null,
+      stickyThreshold: point.sticky_threshold ?? 0, refreshThreshold: point.refresh_threshold ?? 0,
+      bytesMean: point.bytes_mean ?? 0, lossPoints: point.loss_points ?? null,
     }));
     this.defaultPoint = Math.max(0, this.points.findIndex((point) => point.name === spec.default_operating_point));
     this.size = spec.preprocess.size;

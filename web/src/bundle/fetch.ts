@@ -1,10 +1,12 @@
 /**
  * The edge half of the server's bundle, over the wire. A first connection asks which bundle the server has; a second one
- * names it, which is what the server asks of an edge before it hands a bundle out, and fetches the parts. Kept in the
- * browser's cache by its id, where the browser has one (HTTPS, or this machine).
+ * names it, which is what the server asks of an edge before it hands a bundle out, and fetches the parts. Both are short
+ * and want every byte, so WebSocket carries them whatever carries the frames. Kept in the browser's cache by its id,
+ * where the browser has one (HTTPS, or this machine).
  */
 import { BundleError, TransportError } from "../errors";
-import { streamUrl, WebSocketTransport } from "../transport/websocket";
+import { EdgeTransport } from "../transport/edge";
+import { WebSocketRoute } from "../transport/websocket";
 import type { EdgeEvent } from "../wire/events";
 import type { Welcome } from "../wire/messages";
 import { EdgeSession } from "../wire/session";
@@ -34,13 +36,13 @@ export async function fetchBundle(
   return { welcome, bundle };
 }
 
-type Step<T> = (event: EdgeEvent, transport: WebSocketTransport, resolve: (value: T) => void) => void;
+type Step<T> = (event: EdgeEvent, transport: EdgeTransport, resolve: (value: T) => void) => void;
 
 /** One connection for one question. */
 async function ask<T>(
   token: string, codecId: string, onTrouble: (reason: string) => void, signal: AbortSignal, step: Step<T>,
 ): Promise<T> {
-  let transport: WebSocketTransport | null = null;
+  let transport: EdgeTransport | null = null;
   try {
     return await new Promise<T>((resolve, reject) => {
       signal.addEventListener("abort", () => reject(new TransportError("stopped")), { once: true });
@@ -51,10 +53,11 @@ async function ask<T>(
           reject(event.reason === "unauthorised" ? new Unauthorised(detail) : new TransportError(detail));
         } else if (transport) step(event, transport, resolve);
       };
-      transport = new WebSocketTransport(streamUrl(), new EdgeSession({ codecId, client: "web page" }), onEvent, token);
+      const session = new EdgeSession({ codecId, client: "web page" });
+      transport = new EdgeTransport(session, onEvent, [new WebSocketRoute(token)]);
     });
   } finally {
-    (transport as WebSocketTransport | null)?.close();
+    (transport as EdgeTransport | null)?.close();
   }
 }
 

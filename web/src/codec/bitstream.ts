@@ -52,3 +52,26 @@ export function crc16(bytes: readonly number[]): number {
   }
   return crc;
 }
+
+/** Where each layer of a bitstream of our own ends; nothing, if it is none. */
+export function layerEnds(bitstream: Uint8Array): number[] {
+  if (bitstream.length < 8 || bitstream[0] !== FIRST_BYTE) return [];
+  let at = 5;
+  const takeVarint = (): number => {
+    let value = 0;
+    for (let scale = 1; at < bitstream.length; scale *= 128) {
+      const byte = bitstream[at++]!;
+      value += (byte & 127) * scale;
+      if (byte < 128) break;
+    }
+    return value;
+  };
+  if (bitstream[2]! & REFERENCE_FLAG) {
+    takeVarint();
+    takeVarint();
+    at++;
+  }
+  const lengths = Array.from({ length: (bitstream[2]! & 15) + 1 }, takeVarint);
+  at += 2; // The check.
+  return lengths.map((words) => (at += 2 * words));
+}

@@ -13,6 +13,8 @@ export interface Term {
 export interface Contexts {
   intra: Term[][];
   inter: Term[][] | null;
+  /** Whether frames with a reference begin with a map of refreshed places. */
+  places: boolean;
 }
 
 const PARAMETERS: Record<Term["kind"], (keyof Term)[]> = {
@@ -30,8 +32,12 @@ const SHARE_MAX = 256;
 /** Reads the `[[contexts]]` entries of a bundle's spec. Throws BundleError on kinds that this page does not know. */
 export function parseContexts(entries: readonly unknown[], layers: readonly number[]): Contexts {
   const none = () => layers.map((): Term[] => []);
-  const contexts: Contexts = { intra: none(), inter: null };
+  const contexts: Contexts = { intra: none(), inter: null, places: false };
   for (const entry of entries as Record<string, unknown>[]) {
+    if (entry.set === "places") {
+      contexts.places = true;
+      continue;
+    }
     if (entry.set !== "intra" && entry.set !== "inter") {
       throw new BundleError(`contexts entry has set ${String(entry.set)}, expected intra or inter: reload the page`);
     }

@@ -4,7 +4,7 @@ import { LATENT_SIDE_MAX, PAYLOAD_BYTES_MAX, SYMBOL_MAGNITUDE_MAX } from "../lim
 import { packHeader } from "./bitstream";
 import { contextValues, hasChanges, hasCheckerboard, termValues, type Contexts, type Term } from "./contexts";
 import { layerCheck, Steps } from "./range_coder";
-import type { Tables, TableSet } from "./tables";
+import { PLACE_CONTEXTS, type Tables, type TableSet } from "./tables";
 
 /** A frame that both ends hold: `layers` of its symbols [C, H, W]. */
 export interface Reference {
@@ -26,6 +26,8 @@ interface Job extends Grid {
   point: number;
   symbols: Int16Array;
   held: Int16Array | null;
+  /** 1 where a place is refreshed, [H · W]; null: the frame has no map of places. */
+  refreshed: Uint8Array | null;
 }
 
 export class LatentCodec {
@@ -50,6 +52,9 @@ export class LatentCodec {
     }
     this.checkContexts(contexts.intra, tables.intra);
     if (contexts.inter) this.checkContexts(contexts.inter, tables.inter);
+    if (contexts.places !== Boolean(tables.inter?.places)) {
+      throw new BundleError("the bundle's contexts and tables differ about a map of places: fetch it again");
+    }
   }
 
   get takesReferences(): boolean {
@@ -71,7 +76,8 @@ export class LatentCodec {
     const set = reference ? this.tables.inter! : this.tables.intra;
     const terms = reference ? this.contexts.inter! : this.contexts.intra;
     const held = reference ? this.withFill(reference) : null;
-    const job: Job = { ...grid, set, terms, point: operatingPoint, symbols, held };
+    const refreshed = held && set.places ? this.refreshedPlaces(symbols, held, grid, layers) : null;
+    const job: Job = { ...grid, set, terms, point: operatingPoint, symbols, held, refreshed };
     const places = grid.height * grid.width;
     if (this.context.length !== places) {
       this.context = new Uint16Array(places);
@@ -89,7 +95,7 @@ export class LatentCodec {
     const end = this.layerFirst[layer + 1]!;
     const countsChanges = job.terms.some(hasChanges);
     this.steps.clear();
-    let allPredicted = true;
+    let allPredicted = layer > 0 || !this.addPlaces(job);
     for (let channel = first; channel < end; channel++) {
       const predicted = this.isPredicted(job, channel);
       allPredicted &&= predicted;
@@ -103,6 +109,38 @@ export class LatentCodec {
     }
     if (allPredicted) return new Uint8Array(0);
     return this.steps.encode(layerCheck(job.symbols, first * places, end * places, layer));
+  }
+
+  /** Where a symbol of the layers that are sent is not the reference's. */
+  private refreshedPlaces(symbols: Int16Array, held: Int16Array, { height, width }: Grid, layers: number): Uint8Array {
+    const places = height * width;
+    const refreshed = new Uint8Array(places);
+    for (let channel = 0, at = 0; channel < this.layerFirst[layers]!; channel++) {
+      for (let place = 0; place < places; place++, at++) if (symbols[at] !== held[at]) refreshed[place] = 1;
+    }
+    return refreshed;
+  }
+
+  /** Adds the map of places. False: there is none, or nothing is refreshed. */
+  private addPlaces({ refreshed, set, point, height, width }: Job): boolean {
+    if (!refreshed?.includes(1)) return false;
+    const { precision } = this.tables;
+    for (let row = 0, place = 0; row < height; row++) {
+      for (let column = 0; column < width; column++, place++) {
+        const left = column > 0;
+        let context = left ? refreshed[place - 1]! : 0;
+        if (row > 0) {
+          context += 2 * refreshed[place - width]!;
+          if (column + 1 < width) context += 4 * refreshed[place - width + 1]!;
+          if (left) context += 8 * refreshed[place - width - 1]!;
+        }
+        const share = set.places![point * PLACE_CONTEXTS + context]!;
+        const rest = (1 << precision) - share;
+        if (refreshed[place]) this.steps.slot(rest, share, precision);
+        else this.steps.slot(0, rest, precision);
+      }
+    }
+    return true;
   }
 
   /** Adds the skip flag if the channel has one. True: nothing more follows. */
@@ -149,7 +187,8 @@ export class LatentCodec {
     }
   }
 
-  private addSymbol({ symbols, set, height, width }: Job, channel: number, place: number, row0: number): void {
+  private addSymbol({ symbols, set, height, width, refreshed }: Job, channel: number, place: number, row0: number): void {
+    if (refreshed && !refreshed[place]) return;
     const { low, size, first, freq, start, precision } = this.tables;
     const table = set.index[row0 + this.context[place]!]!;
     const symbol = symbols[channel * height * width + place]!;

@@ -3,6 +3,9 @@ import { decode } from "@msgpack/msgpack";
 import { BundleError } from "../errors";
 
 const FORMAT = 1;
+/** Of tables whose inter set has freqs of places. */
+const FORMAT_PLACES = 2;
+export const PLACE_CONTEXTS = 16;
 
 /** Which table codes what, for frames without (`intra`) or with (`inter`) a reference. */
 export interface TableSet {
@@ -16,6 +19,8 @@ export interface TableSet {
   index: Uint32Array;
   /** Freq of slot 1 of the skip table of each (operating point, channel); 0: no skip flag. */
   skip: Uint16Array;
+  /** Freq of "the place is refreshed" of each (operating point, context); null: no map of places. */
+  places: Uint16Array | null;
 }
 
 export interface Tables {
@@ -42,8 +47,8 @@ export function parseTables(data: Uint8Array): Tables {
   } catch {
     throw new BundleError(`tables file of ${data.length} bytes does not parse: fetch the bundle again`);
   }
-  if (file === null || typeof file !== "object" || file.format !== FORMAT) {
-    throw new BundleError(`tables file has format ${String(file?.format)}, this page reads ${FORMAT}: reload the page`);
+  if (file === null || typeof file !== "object" || (file.format !== FORMAT && file.format !== FORMAT_PLACES)) {
+    throw new BundleError(`tables file has format ${String(file?.format)}, this page reads ${FORMAT} and ${FORMAT_PLACES}: reload the page`);
   }
   const precision = number(file, "precision", 12, 16);
   const points = number(file, "points", 1, 32);
@@ -96,7 +101,11 @@ function parseSet(value: unknown, points: number, channels: number, tables: numb
   }
   if (index.length !== points * rowLength || index.some((table) => table >= tables)) throw unsound("index");
   if (skip.some((share) => share >= 1 << precision)) throw unsound("skip freqs");
-  return { contexts, contextFirst, rowLength, index, skip };
+  const places = file.places === undefined ? null : new Uint16Array(words(file, "places", 2));
+  if (places && (places.length !== points * PLACE_CONTEXTS || places.some((share) => !share || share >= 1 << precision))) {
+    throw unsound("freqs of places");
+  }
+  return { contexts, contextFirst, rowLength, index, skip, places };
 }
 
 function number(file: Record<string, unknown>, key: string, min: number, max: number): number {

@@ -1,4 +1,4 @@
-/** The bundle's analysis in ONNX Runtime's WebAssembly, from our own files: nothing is fetched from elsewhere. */
+/** The bundle's analysis in ONNX Runtime, from our own files: nothing is fetched from elsewhere. */
 import type { InferenceSession, Tensor } from "onnxruntime-web";
 import { EngineError } from "../errors";
 
@@ -8,23 +8,25 @@ interface Runtime {
   Tensor: typeof Tensor;
 }
 
+export type Provider = "wasm" | "webgpu";
+
+/** WebGPU's runtime is another build, a third larger: it is loaded only where it may be of use. */
+const FILES: Record<Provider, { script: string; binary: string }> = {
+  wasm: { script: "ort.wasm.bundle.min.mjs", binary: "ort-wasm-simd-threaded.wasm.gz" },
+  webgpu: { script: "ort.jspi.bundle.min.mjs", binary: "ort-wasm-simd-threaded.jspi.wasm.gz" },
+};
 const RUNS_MEASURED = 5;
 const THREADS_MAX = 4;
 
-let runtime: Runtime | null = null;
-let threads = 1;
-
-/** Loads ONNX Runtime from `folder` (a URL that ends with /). Throws EngineError. */
-async function loadRuntime(folder: string): Promise<Runtime> {
-  if (runtime) return runtime;
-  const loaded = (await import(/* @vite-ignore */ `${folder}ort.wasm.bundle.min.mjs`)) as Runtime;
-  const response = await fetch(`${folder}ort-wasm-simd-threaded.wasm.gz`);
+/** Loads a build of ONNX Runtime from `folder` (a URL that ends with /). Throws EngineError. */
+async function loadRuntime(folder: string, provider: Provider, threads: number): Promise<Runtime> {
+  const { script, binary } = FILES[provider];
+  const loaded = (await import(/* @vite-ignore */ `${folder}${script}`)) as Runtime;
+  const response = await fetch(`${folder}${binary}`);
   if (!response.ok || !response.body) throw new EngineError(`ONNX Runtime could not be loaded: HTTP ${response.status}`);
   loaded.env.wasm.wasmBinary = await new Response(await unzipped(response)).arrayBuffer();
-  threads = self.crossOriginIsolated ? Math.min(THREADS_MAX, Math.max(1, navigator.hardwareConcurrency >> 1)) : 1;
   loaded.env.wasm.numThreads = threads;
   loaded.env.logLevel = "error";
-  runtime = loaded;
   return loaded;
 }
 
@@ -38,26 +40,37 @@ async function unzipped(response: Response): Promise<ReadableStream<Uint8Array<A
   return body.pipeThrough(new DecompressionStream("gzip"));
 }
 
+export interface Latent {
+  latent: Float32Array;
+  height: number;
+  width: number;
+}
+
 export class Analysis {
   private constructor(
     private readonly session: InferenceSession,
     private readonly tensor: typeof Tensor,
     private readonly size: number,
-    /** For people: precision, threads, measured milliseconds. */
+    /** For people: precision, provider, threads, measured milliseconds. */
     readonly description: string,
     readonly ms: number,
   ) {}
 
   /** Loads the forms that are allowed and keeps the faster one. Throws EngineError. */
-  static async load(folder: string, size: number, forms: { fp32: Uint8Array; int8: Uint8Array | null }): Promise<Analysis> {
+  static async load(
+    folder: string, size: number, forms: { fp32: Uint8Array; int8: Uint8Array | null }, provider: Provider = "wasm",
+  ): Promise<Analysis> {
     try {
-      const { InferenceSession, Tensor } = await loadRuntime(folder);
+      const many = self.crossOriginIsolated ? Math.min(THREADS_MAX, Math.max(1, navigator.hardwareConcurrency >> 1)) : 1;
+      const threads = provider === "wasm" ? many : 1;
+      const { InferenceSession, Tensor } = await loadRuntime(folder, provider, threads);
+      const where = provider === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
       let best: Analysis | null = null;
       for (const [precision, model] of Object.entries(forms)) {
         if (!model) continue;
-        const session = await InferenceSession.create(model, { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
+        const session = await InferenceSession.create(model, { executionProviders: [provider], graphOptimizationLevel: "all" });
         const ms = await measured(session, Tensor, size);
-        const text = `${precision}, WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}, ${ms.toFixed(1)} ms`;
+        const text = `${precision}, ${where}, ${ms.toFixed(1)} ms`;
         if (!best || ms < best.ms) best = new Analysis(session, Tensor, size, text, ms);
       }
       return best!;
@@ -68,7 +81,7 @@ export class Analysis {
   }
 
   /** RGB planes [3, S, S] in [0, 1] to the latent [C, H, W]. */
-  async run(image: Float32Array): Promise<{ latent: Float32Array; height: number; width: number }> {
+  async run(image: Float32Array): Promise<Latent> {
     const output = await this.session.run({ image: new this.tensor("float32", image, [1, 3, this.size, this.size]) });
     const latent = output.latent!;
     return { latent: latent.data as Float32Array, height: latent.dims[2]!, width: latent.dims[3]! };

@@ -6,22 +6,25 @@ import type { FromWorker, ToWorker } from "./protocol";
 
 export type Loaded = FromWorker & { type: "loaded" };
 export type Encoded = FromWorker & { type: "encoded" };
+export type Gpu = FromWorker & { type: "gpu" };
 
 export class Encoder {
   /** A picture is being encoded. */
   busy = false;
   onEncoded: (encoded: Encoded) => void = () => {};
   onFailed: (frame: number, message: string) => void = () => {};
+  onGpu: (gpu: Gpu) => void = () => {};
   private readonly worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
 
   /** Unpacks the bundle and starts ONNX Runtime. Rejects with EngineError. */
-  load(bundle: Uint8Array): Promise<Loaded> {
+  load(bundle: Uint8Array, gpu: "yes" | "no" | "software"): Promise<Loaded> {
     return new Promise((resolve, reject) => {
       this.worker.onerror = (event) => reject(new EngineError(`the encoder's worker failed: ${event.message}`));
       this.worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
         switch (data.type) {
           case "loaded": resolve(data); break;
           case "failed": reject(new EngineError(data.message)); break;
+          case "gpu": this.onGpu(data); break;
           case "encoded":
             this.busy = false;
             this.onEncoded(data);
@@ -32,7 +35,7 @@ export class Encoder {
             break;
         }
       };
-      this.tell({ type: "load", bundle, ortFolder: new URL("ort/", document.baseURI).href, origin: pageOrigin() });
+      this.tell({ type: "load", bundle, ortFolder: new URL("ort/", document.baseURI).href, origin: pageOrigin(), gpu });
     });
   }
 

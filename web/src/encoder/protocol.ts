@@ -3,7 +3,8 @@ import type { PayloadKind } from "../wire/frames";
 import type { StageMarks } from "../wire/stages";
 
 export type ToWorker =
-  | { type: "load"; bundle: Uint8Array; ortFolder: string; origin: number }
+  /** `gpu`: whether WebGPU is tried, or even one in software (for tests). */
+  | { type: "load"; bundle: Uint8Array; ortFolder: string; origin: number; gpu: "yes" | "no" | "software" }
   | { type: "quality"; point: number; kind: PayloadKind }
   | { type: "opened"; referenceWindow: number; referenceEpoch: number }
   | { type: "answered"; frame: number; decodedLayers: number }
@@ -19,5 +20,7 @@ export interface PointInfo {
 export type FromWorker =
   | { type: "loaded"; points: PointInfo[]; defaultPoint: number; size: number; analysis: string; description: string }
   | { type: "failed"; message: string }
+  /** What came of WebGPU; `trouble` "": it is used. `tried`: it was measured. */
+  | { type: "gpu"; description: string; trouble: string; tried: boolean }
   | { type: "encoded"; frame: number; payload: Uint8Array; kind: PayloadKind; marks: StageMarks; referenced: boolean }
   | { type: "encode_failed"; frame: number; message: string };

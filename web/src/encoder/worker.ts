@@ -5,10 +5,11 @@ import type { Grid } from "../codec/latent_codec";
 import { quantise } from "../codec/quantisation";
 import { EngineError, InputError } from "../errors";
 import type { PayloadKind } from "../wire/frames";
-import { Analysis } from "./analysis";
+import { Analysis, type Latent } from "./analysis";
 import { AreaResize } from "./preprocess";
 import type { FromWorker, ToWorker } from "./protocol";
 import { ReferenceShelf } from "./references";
+import { gpuTrouble, testPicture, verdict } from "./webgpu";
 
 /** Larger squares are first drawn at this many times the encoder's size: reading a whole 4K frame takes longer than the rest. */
 const OVERSAMPLING_MAX = 2.5;
@@ -17,9 +18,14 @@ const COPY_MAX = 4;
 /** A frame is coded alone too, to compare, if its way with a reference takes more than this part of the last one alone. */
 const WORTH_COMPARING = 0.8;
 const JPEG_QUALITY = 0.9;
+/** The first answers come before the GPU is tried. */
+const GPU_AFTER_MS = 5_000;
+const GPU_HUNG_MS = 2_000;
 
 let bundle: EdgeBundle;
 let analysis: Analysis | null = null;
+/** What is gone back to if the GPU fails. */
+let onWasm: Analysis | null = null;
 let point = 0;
 let kind: PayloadKind = "bitstream";
 let lastAloneBytes = 0;
@@ -34,12 +40,12 @@ function tell(message: FromWorker, transfer: Transferable[] = []): void {
   self.postMessage(message, { transfer });
 }
 
-async function load({ bundle: zip, ortFolder, origin }: ToWorker & { type: "load" }): Promise<void> {
+async function load({ bundle: zip, ortFolder, origin, gpu }: ToWorker & { type: "load" }): Promise<void> {
   setOrigin(origin);
   try {
     bundle = new EdgeBundle(zip);
     point = bundle.defaultPoint;
-    analysis = await Analysis.load(ortFolder, bundle.size, { fp32: bundle.fp32, int8: bundle.int8 });
+    analysis = onWasm = await Analysis.load(ortFolder, bundle.size, { fp32: bundle.fp32, int8: bundle.int8 });
   } catch (error) {
     tell({ type: "failed", message: words(error) });
     return;
@@ -48,6 +54,43 @@ async function load({ bundle: zip, ortFolder, origin }: ToWorker & { type: "load
     type: "loaded", points: bundle.points.map(({ name, bytesMean, lossPoints }) => ({ name, bytesMean, lossPoints })),
     defaultPoint: bundle.defaultPoint, size: bundle.size, analysis: bundle.analysisName, description: analysis.description,
   });
+  if (gpu !== "no") setTimeout(() => void tryGpu(ortFolder, gpu === "software"), GPU_AFTER_MS);
+}
+
+/** Measures the analysis on the GPU and takes it if that is faster; the page hears what came of it. */
+async function tryGpu(ortFolder: string, software: boolean): Promise<void> {
+  const wasm = analysis!;
+  let trouble = await gpuTrouble(software);
+  const tried = !trouble;
+  if (!trouble) {
+    try {
+      const gpu = await Analysis.load(ortFolder, bundle.size, { fp32: bundle.fp32, int8: null }, "webgpu");
+      const picture = testPicture(bundle.size);
+      trouble = verdict({ ms: wasm.ms, output: await wasm.run(picture) }, { ms: gpu.ms, output: await gpu.run(picture) });
+      if (!trouble) analysis = gpu;
+    } catch (error) {
+      trouble = words(error).slice(0, 200);
+    }
+  }
+  tell({ type: "gpu", description: analysis!.description, trouble, tried });
+}
+
+/** A GPU can be lost or hang at any time: then WebAssembly goes on. */
+async function analysed(image: Float32Array): Promise<Latent> {
+  if (analysis === onWasm) return analysis!.run(image);
+  let timer = 0;
+  try {
+    const hung = new Promise<never>((_, reject) => {
+      timer = self.setTimeout(() => reject(new EngineError(`no answer within ${GPU_HUNG_MS / 1000} s`)), GPU_HUNG_MS);
+    });
+    return await Promise.race([analysis!.run(image), hung]);
+  } catch (error) {
+    analysis = onWasm!;
+    tell({ type: "gpu", description: analysis.description, trouble: `it failed: ${words(error).slice(0, 200)}`, tried: true });
+    return analysis.run(image);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 async function encode({ frame, capturedAt, picture }: ToWorker & { type: "encode" }): Promise<void> {
@@ -79,7 +122,7 @@ async function asBitstream(frame: number, picture: VideoFrame | ImageBitmap): Pr
   if (!analysis) throw new EngineError("the encoder is not loaded");
   const image = await preprocess(picture, bundle.size);
   const preprocessDone = monotonic();
-  const { latent, height, width } = await analysis.run(image);
+  const { latent, height, width } = await analysed(image);
   const analysisDone = monotonic();
   const choice = choose(latent, { height, width });
   references.keep(frame, choice.symbols);

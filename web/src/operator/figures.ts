@@ -1,9 +1,18 @@
 /** The server's figures as `GET /api/v1/events` tells them (analytics_server/figures.py). */
+import type { LessonRow } from "./lesson";
 
 export interface Percentiles {
   p50: number;
   p95: number;
   p99: number;
+}
+
+/** The label that a task last had on top. */
+export interface Recognised {
+  task: string;
+  label: string;
+  score: number;
+  age_s: number;
 }
 
 export interface SessionRow {
@@ -19,6 +28,7 @@ export interface SessionRow {
   payload_kbps: number;
   one_way_ms: number | null;
   answer_ms: Percentiles | null;
+  recognised?: Recognised[];
 }
 
 export interface TaskRow {
@@ -45,6 +55,7 @@ export interface EngineRow {
 }
 
 export interface ServerFigures {
+  lesson?: LessonRow | null;
   at: number;
   state?: string;
   bundle?: unknown;

@@ -13,7 +13,7 @@ const PLACE: Record<(typeof STAGES)[number], "edge" | "network" | "server"> = {
 const CAUSE_WORDS: Record<string, string> = {
   superseded: "a newer frame took its place", too_old: "too old before it was sent", encode_failed: "could not be encoded",
   send_failed: "the network did not take it", lost: "no answer came", shed: "the server was too busy",
-  deadline: "too late for the server", undecodable: "could not be decoded", engine_failed: "the server's engine failed",
+  deadline: "too late for the server", incomplete: "too much of it was lost on the way", undecodable: "could not be decoded", engine_failed: "the server's engine failed",
   disconnected: "the connection ended", stopped: "stopped",
 };
 

@@ -3,7 +3,8 @@ import { fetchBundle, Unauthorised } from "../bundle/fetch";
 import { monotonic } from "../clock";
 import { Encoder, type Encoded } from "../encoder/encoder";
 import { FrankenError } from "../errors";
-import { streamUrl, WebSocketTransport } from "../transport/websocket";
+import { choose, earlierFallback, rememberFallback, routesOf, routeText } from "../transport/choice";
+import { EdgeTransport } from "../transport/edge";
 import type { EdgeEvent } from "../wire/events";
 import type { TaskInfo } from "../wire/messages";
 import { EdgeSession } from "../wire/session";
@@ -11,9 +12,11 @@ import { savedToken, saveToken, takeFromAddress } from "./access";
 import { Controls } from "./controls";
 import { byId } from "./dom";
 import { Rolling } from "./figures";
+import { encoderText, gpuWish, rememberGpu } from "./gpu";
 import { Labels } from "./labels";
 import { Source, type Facing, type SourceKind } from "./source";
 import { Strip } from "./strip";
+import { Teach } from "./teach";
 
 const TOP_K = 3;
 const DRAW_EVERY_MS = 100;
@@ -28,9 +31,11 @@ export class Watch {
   private readonly controls = new Controls();
   private readonly rolling = new Rolling();
   private encoder: Encoder | null = null;
-  private transport: WebSocketTransport | null = null;
+  private transport: EdgeTransport | null = null;
   private frame = -1;
   private codecId = "";
+  private offered: TaskInfo[] = [];
+  /** null: all that there are. */
   private wanted: string[] | null = null;
   private facing: Facing = "environment";
   private running = false;
@@ -56,12 +61,13 @@ export class Watch {
       byId("token-form").hidden = true;
       void this.connect();
     });
+    new Teach({
+      session: () => this.taughtSession(),
+      taught: (task) => this.want(task),
+      removed: (task) => this.unwant(task),
+    });
     this.controls.onQuality = (point, kind) => this.encoder?.setQuality(point, kind);
-    this.controls.onTasks = (tasks) => {
-      this.wanted = tasks;
-      this.labels.clear();
-      this.transport?.call((session) => session.setTasks(tasks, TOP_K));
-    };
+    this.controls.onTasks = (tasks) => this.setTasks(tasks);
     this.video.addEventListener("loadedmetadata", () => this.fit());
     this.video.addEventListener("resize", () => this.fit());
     this.video.addEventListener("streamlost", () => this.complain("The camera or the screen has gone. Choose a source again."));
@@ -72,7 +78,7 @@ export class Watch {
     document.addEventListener("visibilitychange", () => {
       if (!document.hidden) this.transport?.retryNow(); // A page in the background runs no timers to speak of.
     });
-    window.addEventListener("online", () => this.transport?.retryNow());
+    window.addEventListener("online", () => this.transport?.retryNow(true));
     window.setInterval(() => this.labels.grow(monotonic()), DRAW_EVERY_MS);
     window.setInterval(() => this.strip.show(this.rolling.at(monotonic()), this.transport?.session.account ?? null), FIGURES_EVERY_MS);
   }
@@ -151,10 +157,15 @@ export class Watch {
       this.transport?.call((session) => session.fail(frame, "encode_failed", message));
       this.complain(`A frame could not be encoded: ${message}`);
     };
+    const { gpu, why } = gpuWish(location.search, this.codecId);
     try {
-      const loaded = await this.encoder.load(bundle);
+      const loaded = await this.encoder.load(bundle, gpu);
       this.controls.setEncoder(loaded);
-      byId("encoder-text").textContent = `${loaded.analysis}: ${loaded.description}`;
+      byId("encoder-text").textContent = encoderText(loaded.analysis, loaded.description, why);
+      this.encoder.onGpu = (tried) => {
+        rememberGpu(tried, this.codecId);
+        byId("encoder-text").textContent = encoderText(loaded.analysis, tried.description, tried.trouble);
+      };
     } catch (error) {
       this.controls.setEncoder(null);
       byId("encoder-text").textContent = "pictures are sent";
@@ -167,7 +178,13 @@ export class Watch {
       codecId: this.codecId, client: `web page, ${browserName()}`, tasks: this.wanted ?? [], topK: TOP_K,
     });
     this.frame = -1;
-    this.transport = new WebSocketTransport(streamUrl(), session, (event) => this.onEvent(event), savedToken());
+    const choice = choose(location.search, location.hostname);
+    const routes = routesOf(choice, savedToken());
+    this.transport = new EdgeTransport(session, (event) => this.onEvent(event), routes, earlierFallback());
+    this.transport.onRoute = (route, why) => {
+      if (routes.length > 1) rememberFallback(why);
+      byId("transport-text").textContent = routeText(route, why || choice.why);
+    };
   }
 
   private onEvent(event: EdgeEvent): void {
@@ -188,7 +205,7 @@ export class Watch {
         break;
       case "TasksNow":
         if (event.error) this.complain(event.error);
-        else if (this.wanted === null) this.offerTasks(event.tasks); // A task was taught, or has gone.
+        else this.offerTasks(this.wanted === null ? event.tasks : joined(this.offered, event.tasks)); // One was taught, or has gone.
         break;
       case "Disconnected":
         this.tellNoServer();
@@ -202,9 +219,38 @@ export class Watch {
     }
   }
 
-  private offerTasks(tasks: readonly TaskInfo[]): void {
+  private setTasks(wanted: string[] | null): void {
+    this.wanted = wanted;
+    this.labels.clear();
+    this.transport?.call((session) => session.setTasks(wanted ?? [], TOP_K));
+  }
+
+  private offerTasks(tasks: TaskInfo[]): void {
+    if (JSON.stringify(tasks) === JSON.stringify(this.offered)) return; // The boxes keep the focus.
+    this.offered = tasks;
     this.controls.setTasks(tasks, this.wanted);
     this.labels.setTasks(tasks);
+  }
+
+  // --- Teaching ---------------------------------------------------------------------------------------------------
+
+  private taughtSession(): { id: string } | { trouble: string } {
+    if (!this.running) return { trouble: "Start the camera first, or a video, so that there is something to show." };
+    const session = this.transport?.session;
+    if (!session || session.state !== "open" || !session.welcome) return { trouble: "There is no connection to the server yet. Wait until it is live." };
+    if (this.controls.kind === "jpeg") return { trouble: "It learns from features, and pictures are being sent: untick “Send pictures” first." };
+    return { id: session.welcome.session };
+  }
+
+  private want(task: string): void {
+    if (this.wanted && !this.wanted.includes(task)) this.setTasks([...this.wanted, task]);
+  }
+
+  private unwant(task: string): void {
+    if (!this.wanted) return;
+    const rest = this.wanted.filter((one) => one !== task);
+    this.setTasks(rest.length ? rest : null);
+    this.offerTasks(this.offered.filter(({ name }) => name !== task));
   }
 
   private askForToken(detail: string): void {
@@ -279,6 +325,13 @@ export class Watch {
     byId("error").textContent = text;
     byId("error").hidden = !text;
   }
+}
+
+/** `offered` as far as `told` says nothing newer of them, then what is new. */
+function joined(offered: readonly TaskInfo[], told: readonly TaskInfo[]): TaskInfo[] {
+  const newer = new Map(told.map((task) => [task.name, task]));
+  const known = offered.map((task) => newer.get(task.name) ?? task);
+  return [...known, ...told.filter(({ name }) => !offered.some((task) => task.name === name))];
 }
 
 function words(error: unknown): string {

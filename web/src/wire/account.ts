@@ -2,7 +2,7 @@
 import { REMEMBERED_FRAMES } from "../limits";
 
 export const EDGE_CAUSES = ["superseded", "too_old", "encode_failed", "send_failed", "lost"] as const;
-export const SERVER_CAUSES = ["shed", "deadline", "undecodable", "engine_failed"] as const;
+export const SERVER_CAUSES = ["shed", "deadline", "incomplete", "undecodable", "engine_failed"] as const;
 export const COMMON_CAUSES = ["disconnected", "stopped"] as const;
 export const CAUSES = [...EDGE_CAUSES, ...SERVER_CAUSES, ...COMMON_CAUSES] as const;
 export type Cause = (typeof CAUSES)[number];

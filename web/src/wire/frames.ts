@@ -5,8 +5,11 @@
 import { RemoteProtocolError } from "../errors";
 import { LOST_GRACE_MS } from "../limits";
 import { FrameAccount, type Cause } from "./account";
+import { cut, partsOf } from "./cutting";
 import type { EdgeEvent } from "./events";
-import type { Frame, JpegFrame } from "./messages";
+import type { Frame, FramePart, JpegFrame } from "./messages";
+import type { Outgoing } from "./outgoing";
+import { parityOf } from "./parity";
 import { micros, type StageMarks } from "./stages";
 
 export type PayloadKind = "bitstream" | "jpeg";
@@ -24,13 +27,17 @@ export interface LiveFrame {
   sentAt?: number;
 }
 
-/** Bytes of a frame's message beside its payload, about: channel byte, tag, numbers. */
+/** Bytes of a message beside its payload, about: channel byte or length, tag, numbers. */
 const FRAME_OVERHEAD = 24;
 
 export class LiveFrames {
   readonly account = new FrameAccount();
   /** The frame that is encoded and waits to be sent. */
   pending: number | null = null;
+  /** Frames are split into parts of at most so many bytes; 0: not at all. */
+  partBytes = 0;
+  /** Parts of the frame that is being sent. */
+  private onItsWay: Outgoing[] = [];
   private readonly frames = new Map<number, LiveFrame>();
   private newest = -1;
 
@@ -70,18 +77,51 @@ export class LiveFrames {
     return null;
   }
 
-  /** Marks the pending frame as sent; `ordinal` counts the frames sent since Welcome. */
-  send(frame: number, ordinal: number, now: number): Frame | JpegFrame {
+  /** In how many parts the pending frame will go, parity apart; 0: as one message. */
+  parts(frame: number): number {
+    const live = this.frames.get(frame)!;
+    return this.partBytes && live.kind !== "jpeg" ? partsOf(live.payloadBytes, this.partBytes) : 0;
+  }
+
+  /** Marks the pending frame as sent: its message, or its first part. `ordinal` counts the frames sent since Welcome. */
+  send(frame: number, ordinal: number, now: number, parity = 0): Outgoing {
     const live = this.frames.get(frame)!;
     this.pending = null;
     live.sentAt = now;
-    live.wireBytes = live.payloadBytes + FRAME_OVERHEAD;
-    const payload = live.payload!;
+    const [first, ...others] = this.messages(frame, live, ordinal, now, parity);
+    const repeated = parity && parity * (Math.ceil(live.payloadBytes / (1 + others.length - parity)) + 2);
+    live.wireBytes = live.payloadBytes + repeated + FRAME_OVERHEAD * (1 + others.length);
     live.payload = undefined;
+    this.onItsWay = others;
+    return first!;
+  }
+
+  /**
+   * The next part of a frame that has begun. Parts that would arrive after the deadline stay here: the first layers are
+   * there by then, and a newer frame is worth more than the last ones.
+   */
+  nextPart(now: number, oneWay: number): Outgoing | null {
+    for (let part = this.onItsWay.shift(); part; part = this.onItsWay.shift()) {
+      if (now + oneWay < part.expiresAt!) return part;
+    }
+    return null;
+  }
+
+  private messages(frame: number, live: LiveFrame, ordinal: number, now: number, parity: number): Outgoing[] {
+    const payload = live.payload!;
     const head = {
       frame, age_at_send_us: micros(now - live.capturedAt), budget_us: micros(this.budget), sent: ordinal,
     };
-    return live.kind === "jpeg" ? { type: "JpegFrame", ...head, image: payload } : { type: "Frame", ...head, bitstream: payload };
+    let built: (Frame | FramePart | JpegFrame)[];
+    if (live.kind === "jpeg") built = [{ type: "JpegFrame", ...head, image: payload }];
+    else if (this.partBytes && (parity || payload.length > this.partBytes)) {
+      const pieces = cut(payload, this.partBytes, !parity);
+      const parts = pieces.length;
+      built = [...pieces, ...parityOf(pieces, parity)].map((bytes, part) => (
+        { type: "FramePart", ...head, part, parts, bytes, parity }
+      ));
+    } else built = [{ type: "Frame", ...head, bitstream: payload }];
+    return built.map((message) => ({ channel: "frames", message, frame, expiresAt: live.deadline }));
   }
 
   isSent(frame: number): boolean {
@@ -100,16 +140,21 @@ export class LiveFrames {
   /** A result came. True if it is the frame's terminal state. */
   answer(frame: number): boolean {
     if (!this.account.answer(frame)) return false;
-    this.frames.delete(frame);
+    this.forget(frame);
     return true;
   }
 
   /** Ends a frame, unless it has ended. */
   drop(frame: number, cause: Cause, detail = ""): void {
     if (!this.account.drop(frame, cause)) return;
+    this.forget(frame);
+    this.emit({ type: "FrameDropped", frame, cause, detail });
+  }
+
+  private forget(frame: number): void {
     this.frames.delete(frame);
     if (this.pending === frame) this.pending = null;
-    this.emit({ type: "FrameDropped", frame, cause, detail });
+    if (this.onItsWay[0]?.frame === frame) this.onItsWay = [];
   }
 
   dropAll(cause: Cause, detail = ""): void {

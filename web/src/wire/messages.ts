@@ -34,7 +34,7 @@ export type Hello = {
 export type Welcome = {
   type: "Welcome"; session: string; resume_token: Uint8Array; resumed: boolean; codec_id: string; bundle_id: string;
   backbone: string; tasks: TaskInfo[]; sent_frames_max: number; credit_valid_ms: number; payload_bytes_max: number;
-  reference_window: number; reference_epoch: number; server: string;
+  reference_window: number; reference_epoch: number; server: string; parity_parts_max?: number;
 };
 export type BundleRequest = { type: "BundleRequest"; codec_id: string; offset: number };
 export type BundlePart = { type: "BundlePart"; codec_id: string; offset: number; total: number; part: Uint8Array };
@@ -43,7 +43,7 @@ export type Frame = {
 };
 export type FramePart = {
   type: "FramePart"; frame: number; part: number; parts: number; age_at_send_us: number; budget_us: number;
-  bytes: Uint8Array; sent: number;
+  bytes: Uint8Array; sent: number; parity?: number;
 };
 export type JpegFrame = {
   type: "JpegFrame"; frame: number; age_at_send_us: number; budget_us: number; image: Uint8Array; sent: number;
@@ -51,10 +51,11 @@ export type JpegFrame = {
 export type Result = {
   type: "Result"; frame: number; tasks: TaskResult[]; received_at_us: number; sent_at_us: number; stages_us: number[];
   sent_frames_max: number; credit_valid_ms: number; decoded_layers: number; layers: number; batch: number;
+  settled?: number; parts_received?: number;
 };
 export type Dropped = {
   type: "Dropped"; frame: number; cause: string; detail: string; decoded_layers: number; sent_frames_max: number;
-  credit_valid_ms: number;
+  credit_valid_ms: number; settled?: number; parts_received?: number;
 };
 export type Credit = { type: "Credit"; sent_frames_max: number; valid_for_ms: number };
 export type SetTasks = { type: "SetTasks"; tasks: string[]; top_k: number };
@@ -92,6 +93,7 @@ export const SHAPES: Record<Message["type"], Shape> = {
     ["session", "text"], ["resume_token", "bytes"], ["resumed", "bool"], ["codec_id", "text"], ["bundle_id", "text"],
     ["backbone", "text"], ["tasks", "tasks"], ["sent_frames_max", "int"], ["credit_valid_ms", "int"],
     ["payload_bytes_max", "int"], ["reference_window", "int"], ["reference_epoch", "int"], ["server", "text", ""],
+    ["parity_parts_max", "int", 0],
   ] },
   BundleRequest: { tag: 3, channel: "control", fields: [["codec_id", "text"], ["offset", "int", 0]] },
   BundlePart: { tag: 4, channel: "control", fields: [
@@ -102,7 +104,7 @@ export const SHAPES: Record<Message["type"], Shape> = {
   ] },
   FramePart: { tag: 6, channel: "frames", fields: [
     ["frame", "int"], ["part", "int"], ["parts", "int"], ["age_at_send_us", "int"], ["budget_us", "int"],
-    ["bytes", "bytes"], ["sent", "int", 0],
+    ["bytes", "bytes"], ["sent", "int", 0], ["parity", "int", 0],
   ] },
   JpegFrame: { tag: 7, channel: "frames", fields: [
     ["frame", "int"], ["age_at_send_us", "int"], ["budget_us", "int"], ["image", "bytes"], ["sent", "int", 0],
@@ -110,11 +112,11 @@ export const SHAPES: Record<Message["type"], Shape> = {
   Result: { tag: 8, channel: "results", fields: [
     ["frame", "int"], ["tasks", "results"], ["received_at_us", "int"], ["sent_at_us", "int"], ["stages_us", "ints"],
     ["sent_frames_max", "int"], ["credit_valid_ms", "int"], ["decoded_layers", "int", 0], ["layers", "int", 0],
-    ["batch", "int", 0],
+    ["batch", "int", 0], ["settled", "int", 0], ["parts_received", "int", 0],
   ] },
   Dropped: { tag: 9, channel: "results", fields: [
     ["frame", "int"], ["cause", "text"], ["detail", "text", ""], ["decoded_layers", "int", 0],
-    ["sent_frames_max", "int", 0], ["credit_valid_ms", "int", 0],
+    ["sent_frames_max", "int", 0], ["credit_valid_ms", "int", 0], ["settled", "int", 0], ["parts_received", "int", 0],
   ] },
   Credit: { tag: 10, channel: "control", fields: [["sent_frames_max", "int"], ["valid_for_ms", "int"]] },
   SetTasks: { tag: 11, channel: "control", fields: [["tasks", "texts"], ["top_k", "int", 1]] },
@@ -143,8 +145,8 @@ export function pack(message: Message, channelByte?: number): Uint8Array {
   const pieces: Uint8Array[] = [];
   if (channelByte !== undefined) pieces.push(Uint8Array.of(channelByte));
   pieces.push(count < 16 ? Uint8Array.of(0x90 | count) : Uint8Array.of(0xdc, count >> 8, count & 0xff), encode(tag));
-  for (const [name, kind] of fields) {
-    pieces.push(packedField(kind, values[name]));
+  for (const [name, kind, missing] of fields) {
+    pieces.push(packedField(kind, values[name] ?? missing));
   }
   return joined(pieces);
 }

@@ -1,7 +1,7 @@
 /**
  * A live edge session: frames in, one terminal state for each out; messages and events in between. No socket, no clock,
  * no timer: a transport gives `now` (seconds) and moves what `pollSend` gives. The rules are those of docs/protocol.md
- * and pipeline/wire/edge_session.py; a page has no lossless mode and sends no parts.
+ * and pipeline/wire/edge_session.py; a page has no lossless mode.
  */
 import * as limits from "../limits";
 import { RemoteProtocolError } from "../errors";
@@ -9,7 +9,10 @@ import { COMMON_CAUSES, SERVER_CAUSES, type Cause, type FrameAccount } from "./a
 import { ClockOffset, PingSchedule } from "./clock";
 import type { EdgeEvent } from "./events";
 import { LiveFrames, type PayloadKind } from "./frames";
-import { channelOf, pack, PROTOCOL_VERSION, unpack, type Channel, type Message, type Welcome } from "./messages";
+import { channelOf, PROTOCOL_VERSION, unpack, type Channel, type Message, type Welcome } from "./messages";
+import { LossEstimate } from "./loss";
+import { CHANNELS, type Outgoing } from "./outgoing";
+import { parityWorth } from "./parity";
 import { micros, stagesMs, type StageMarks } from "./stages";
 
 export type State = "idle" | "opening" | "open" | "detached" | "stopping" | "closing" | "closed";
@@ -22,13 +25,8 @@ export interface SessionOptions {
   budgetMs?: number;
 }
 
-export interface Outgoing {
-  channel: Channel;
-  message: Message;
-}
-
-const CHANNELS: Channel[] = ["control", "frames", "results"];
 const NOTHING = new Uint8Array(0);
+
 export class EdgeSession {
   state: State = "idle";
   readonly clock = new ClockOffset();
@@ -37,6 +35,9 @@ export class EdgeSession {
   reconnectAt = -Infinity;
   tasks: string[];
   topK: number;
+
+  /** How many parts get lost; of use where frames go in parts. */
+  readonly loss = new LossEstimate();
 
   private readonly pings = new PingSchedule();
   private readonly control: (() => Message)[] = [];
@@ -97,6 +98,16 @@ export class EdgeSession {
     this.hangUp(reason);
   }
 
+  /** Trying again is of no use (a wrong token): the session is over. */
+  refused(reason: string, detail: string): void {
+    if (this.state !== "closed") this.close(reason, detail, false, "disconnected");
+  }
+
+  /** Frames go in parts of at most so many bytes, 0: whole. The transport sets it before it says `connected`. */
+  set partBytes(bytes: number) {
+    this.frames.partBytes = bytes;
+  }
+
   private hangUp(reason: string): void {
     this.pings.stop();
     this.control.length = 0;
@@ -120,6 +131,11 @@ export class EdgeSession {
   /** The page gives a frame up before it is sent. */
   fail(frame: number, cause: Cause, detail = ""): void {
     if (!this.frames.isSent(frame)) this.frames.drop(frame, cause, detail);
+  }
+
+  /** The transport could not hand over what `pollSend` gave it in time. */
+  unsent(frame: number, detail: string): void {
+    this.frames.drop(frame, "send_failed", detail);
   }
 
   /** The frame is encoded. It is sent when credit allows; until then a newer one supersedes it. */
@@ -172,15 +188,26 @@ export class EdgeSession {
       const message = make();
       return { channel: channelOf(message), message };
     }
+    const part = this.frames.nextPart(now, this.clock.oneWay);
+    if (part) {
+      this.loss.sent(this.sent);
+      return part;
+    }
     const frame = this.state === "open" ? this.frames.nextToSend(now) : null;
     if (frame === null) return null;
     if (this.credit(now) > 0) {
       this.settledAt = now + this.settling;
-      return { channel: "frames", message: this.frames.send(frame, ++this.sent, now) };
+      this.loss.sent(++this.sent);
+      return this.frames.send(frame, this.sent, now, this.parity(this.frames.parts(frame)));
     }
     // No credit: perhaps every frame of the window was lost. A Ping tells the server what was sent.
     if (this.probeAt === Infinity) this.probeAt = now + this.settling;
     return null;
+  }
+
+  private parity(parts: number): number {
+    const most = Math.min(this.welcome?.parity_parts_max ?? 0, limits.FRAME_PARITY_PARTS_MAX);
+    return parts && most ? parityWorth(parts, this.loss.share, most) : 0;
   }
 
   private credit(now: number): number {
@@ -227,12 +254,16 @@ export class EdgeSession {
 
   /** Bytes arrived: a channel byte and a message. Never throws for what the server did. */
   receiveData(data: Uint8Array, now: number): void {
+    this.receiveOn(CHANNELS[data[0]!], data.subarray(1), now);
+  }
+
+  /** A message arrived on a channel. Never throws for what the server did. */
+  receiveOn(channel: Channel | undefined, data: Uint8Array, now: number): void {
     if (this.state === "closed") return;
     try {
-      const message = unpack(data.subarray(1));
-      const channel = CHANNELS[data[0]!];
+      const message = unpack(data);
       if (channel !== channelOf(message)) {
-        throw new RemoteProtocolError(`${message.type} came on channel ${channel ?? data[0]}, expected ${channelOf(message)}`);
+        throw new RemoteProtocolError(`${message.type} came on channel ${channel ?? "?"}, expected ${channelOf(message)}`);
       }
       this.receive(message, now);
     } catch (error) {
@@ -273,6 +304,7 @@ export class EdgeSession {
   private onResult(message: Message & { type: "Result" }, now: number): void {
     if (message.stages_us.length !== 5) throw new RemoteProtocolError(`Result has ${message.stages_us.length} stages, expected 5`);
     const live = this.frames.spokenOf("Result", message.frame);
+    this.loss.told(message.settled ?? 0, message.parts_received ?? 0);
     this.takeCredit(message.sent_frames_max, message.credit_valid_ms, now);
     if (!this.frames.answer(message.frame) || !live) return; // Counted as late or doubled.
     const stages = stagesMs(live.marks!, live.sentAt!, message, now, this.clock.offset);
@@ -291,6 +323,7 @@ export class EdgeSession {
     const causes: readonly string[] = [...SERVER_CAUSES, ...COMMON_CAUSES];
     if (!causes.includes(message.cause)) throw new RemoteProtocolError(`Dropped has cause ${message.cause.slice(0, 40)}`);
     const live = this.frames.spokenOf("Dropped", message.frame);
+    this.loss.told(message.settled ?? 0, message.parts_received ?? 0);
     if (message.sent_frames_max) this.takeCredit(message.sent_frames_max, message.credit_valid_ms, now);
     if (live) this.frames.drop(message.frame, message.cause as Cause, message.detail);
   }
@@ -348,6 +381,7 @@ export class EdgeSession {
     this.resumeToken = NOTHING;
     this.sent = this.sentMax = this.settled = 0;
     this.creditUntil = -Infinity;
+    this.loss.begin();
     this.frames.dropSent("disconnected", detail);
   }
 
@@ -390,9 +424,4 @@ export class EdgeSession {
       return { type: "Ping", ping: this.pings.sent(this.now), sent_at_us: micros(this.now), sent_frames: this.settled };
     });
   }
-}
-
-/** The bytes of `out` for a transport with one pipe: a channel byte and the message. */
-export function packed(out: Outgoing): Uint8Array {
-  return pack(out.message, CHANNELS.indexOf(out.channel));
 }
