@@ -29,6 +29,10 @@ class Counters:
     step: int = 0
     crops: int = 0
     elapsed_s: float = 0.0
+    phase: str = ""
+    """The phase of the last step."""
+    phase_began: int = 0
+    """The step that it began with."""
 
 
 @dataclass(frozen=True)

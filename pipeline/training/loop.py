@@ -188,6 +188,7 @@ class Trainer:
     def step(self, phase: Phase, within: float) -> Figures:
         """One optimiser step at ``within`` (0 ... 1) of ``phase``; returns figures for the log."""
         recipe, step, workers = self.recipe, self.counters.step, self.workers
+        self._enter(phase)
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         tag = self._pick_backbone(generator)
         if not workers.leads:
@@ -233,6 +234,18 @@ class Trainer:
         for name, payload, log_lambda in zip(recipe.codec.operating_points, payload_P, self.log_lambda, strict=True):
             means |= {f"bytes_{name}": payload, f"lambda_{name}": math.exp(log_lambda)}
         return means
+
+    def _enter(self, phase: Phase) -> None:
+        """At a phase's first step: note it, and go on from the average where the phase wants it."""
+        counters = self.counters
+        if phase.name == counters.phase:
+            return
+        known = counters.phase != "" or counters.step == 0  # checkpoints of before do not say
+        counters.phase = phase.name
+        if known:
+            counters.phase_began = counters.step
+            if phase.from_average and counters.step > 0:
+                self.codec.load_state_dict(self.average.state_dict())
 
     def _average_over_workers(self) -> None:
         """Equal gradients and BatchNorm statistics everywhere."""
@@ -306,7 +319,8 @@ class Trainer:
     def _set_learning_rate(self, phase: Phase, within: float) -> float:
         first, last = phase.learning_rate
         rate = last + (first - last) * 0.5 * (1 + math.cos(math.pi * within))
-        rate *= min((self.counters.step + 1) / self.recipe.warmup_steps, 1.0)
+        began = self.counters.phase_began if phase.from_average else 0
+        rate *= min((self.counters.step - began + 1) / self.recipe.warmup_steps, 1.0)
         self.optimiser.set_learning_rate(rate)
         return rate
 

@@ -90,7 +90,7 @@ def test_frozen_stays_frozen(backbone: CutBackbone, sampler: CropSampler, tmp_pa
     backbone_before = backbone.weights_hash()
     run(made, until=4, total=4)
     after = made.codec.state_dict()
-    for name in ("analysis.stem.weight", "log_gain_PC", "bottlenecks.1._matrix0", f"synthesis.{LITE0}.project.weight"):
+    for name in ("analysis.blocks.0.conv1.weight", "log_gain_PC", "bottlenecks.1._matrix0", f"synthesis.{LITE0}.project.weight"):
         assert not torch.equal(before[name], after[name]), name
     assert all(torch.equal(frozen[key], value) for key, value in made.frozen[LITE0].state_dict().items())
     assert backbone.weights_hash() == backbone_before
@@ -154,6 +154,27 @@ def test_checkpoint_carries_its_origin(backbone: CutBackbone, sampler: CropSampl
 def test_recipe_round_trip() -> None:
     """The default recipe survives being written as plain data."""
     assert recipe_from_dict(recipe_to_dict(Recipe())) == Recipe()
+
+
+def test_a_phase_may_begin_with_the_average(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
+    """Its first step goes on from the averaged weights, at the lowest rate of a new warm-up; later ones do not."""
+    before = tiny_recipe().phases[0]
+    after = replace(tiny_recipe().phases[1], learning_rate=(1e-3, 1e-3), from_average=True)
+    made = trainer(tiny_recipe(warmup_steps=4, ema_decay=0.5), backbone, sampler, tmp_path / "out")
+    made.start()
+    for _ in range(3):
+        made.step(before, 0.0)
+    taken: list[bool] = []
+    forward = made.codec.analysis.register_forward_pre_hook(
+        lambda module, _inputs: taken.append(
+            all(torch.equal(a, b) for a, b in zip(module.parameters(), made.average.analysis.parameters(), strict=True))
+        )
+    )
+    rates = [made.step(after, 0.5)["lr"] for _ in range(2)]
+    forward.remove()
+    assert taken == [True, False]
+    assert rates == [pytest.approx(0.25e-3), pytest.approx(0.5e-3)]
+    assert (made.counters.phase, made.counters.phase_began) == (after.name, 3)
 
 
 def test_phases_cover_the_run() -> None:
