@@ -82,7 +82,7 @@ def test_compare_runs_the_codec(tmp_path: Path) -> None:
     archive = write_tar(tmp_path / "photos.tar", ["a.png", "b.png"], labels={"a.png": 1, "b.png": 2})
     photos = load_labelled(archive)
     backbone = load_backbone(LITE0, pretrained=False)
-    codec = FeatureCodec(CodecConfig(backbones=(LITE0,))).eval()
+    codec = FeatureCodec(CodecConfig(backbones=(LITE0,), initial_gains=(8.0, 16.0, 32.0))).eval()
     reference = reference_logits(backbone, photos)
     whole, part = (compare(codec, backbone, photos, reference, point=1, layers=n) for n in (8, 1))
     assert len(whole.kl) == 2
