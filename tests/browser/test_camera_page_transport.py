@@ -48,6 +48,7 @@ def test_labels_come_over_data_channels(server: Server, open_page: Open) -> None
     page = open_page(f"{server.http_url}/?transport=webrtc")
     wait_for_text(page, "#labels", CLIP_SHOWS)
     wait_for_text(page, "#transport-text", "WebRTC: chosen in the address")
+    wait_for_text(page, "#figure-fps", r"[1-9]")  # figures follow the labels, now and then
     captured, answered, dropped, under_way = counts(page)
     assert answered > 0
     assert captured == answered + dropped + under_way
