@@ -90,7 +90,12 @@ def test_frozen_stays_frozen(backbone: CutBackbone, sampler: CropSampler, tmp_pa
     backbone_before = backbone.weights_hash()
     run(made, until=4, total=4)
     after = made.codec.state_dict()
-    for name in ("analysis.blocks.0.conv1.weight", "log_gain_PC", "bottlenecks.1._matrix0", f"synthesis.{LITE0}.project.weight"):
+    for name in (
+        "analysis.blocks.0.conv1.weight",
+        "log_gain_PC",
+        "bottlenecks.1._matrix0",
+        f"synthesis.{LITE0}.project.weight",
+    ):
         assert not torch.equal(before[name], after[name]), name
     assert all(torch.equal(frozen[key], value) for key, value in made.frozen[LITE0].state_dict().items())
     assert backbone.weights_hash() == backbone_before

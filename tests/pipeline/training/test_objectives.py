@@ -35,7 +35,11 @@ TASK = Phase(
     kl_weight=0.3, pooled_weight=0.05, stage_weight=0.3,
 )  # fmt: skip
 TINY = Recipe(
-    codec=CodecConfig(backbones=(LITE0,), initial_gains=(8.0, 16.0, 32.0)), phases=(TASK,), backbone_shares=(1.0,), warmup_steps=1, pool_batches=2
+    codec=CodecConfig(backbones=(LITE0,), initial_gains=(8.0, 16.0, 32.0)),
+    phases=(TASK,),
+    backbone_shares=(1.0,),
+    warmup_steps=1,
+    pool_batches=2,
 )
 
 
