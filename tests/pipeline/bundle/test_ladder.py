@@ -20,10 +20,14 @@ def test_a_rung_for_each_operating_point() -> None:
 
 
 def test_choices_are_pinned() -> None:
-    """One quality; fewer layers, whose loss nobody measured; and what there is not is told."""
+    """One quality; fewer layers, with what they lose as measured, or unknown; and what there is not is told."""
     spec = Bundle.open(None).edge_spec
     assert [rung.name for rung in rate_ladder(spec, quality="high")] == ["high"]
-    assert [(rung.encode.layers, rung.loss_points) for rung in rate_ladder(spec, layers=3)] == [(3, None)] * 3
+    measured = [(3, point.layer_loss_points[2]) for point in spec.operating_points]
+    assert [(rung.encode.layers, rung.loss_points) for rung in rate_ladder(spec, layers=3)] == measured
+    points = [msgspec.structs.replace(point, layer_loss_points=[]) for point in spec.operating_points]
+    unmeasured = msgspec.structs.replace(spec, operating_points=points)
+    assert [(rung.encode.layers, rung.loss_points) for rung in rate_ladder(unmeasured, layers=3)] == [(3, None)] * 3
     with pytest.raises(BundleError, match="'best' is not in this bundle"):
         rate_ladder(spec, quality="best")
     with pytest.raises(ConfigError, match="layers is 9, this bundle has 1 to 8"):
