@@ -101,6 +101,7 @@ def test_a_thing_is_taught_recognised_told_from_another_and_forgotten(
         assert forget.inner_text() == "Really forget?"
         forget.click()
         wait_for_text(page, "#teach-say", f"“{text}” is forgotten")
+        forget.wait_for(state="detached")  # the list is made anew, with the next button to press
     page.wait_for_function("() => !document.querySelector('#labels li[data-task=things]')")
     page.wait_for_function("() => !document.querySelector('#tasks input[value=things]')")
     assert "things" not in {row["name"] for row in server.task_table()}
