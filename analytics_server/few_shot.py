@@ -20,7 +20,7 @@ from pipeline.clock import Clock, monotonic
 from pipeline.errors import ConfigError, FrankenError, InputError
 from tasks.adding import origin_of
 from tasks.captured import read_capture
-from tasks.example_store import Examples, ExampleStore, Origin
+from tasks.example_store import Examples, ExampleStore, Origin, examples_of
 from tasks.head_file import HeadFiles
 from tasks.learning import Wish, today
 from tasks.store import HeadStore
@@ -85,14 +85,14 @@ class FewShot:
                 "or the camera meanwhile"
             )
         with store.lock(task):
-            examples = self._examples(store, task)
-            before = sum(self._counts(examples).values())
+            examples = examples_of(store.place(task))
+            counts = self._counts(examples)
+            before = sum(counts.values())
             if before + views > EXAMPLES_MAX:
                 raise InputError(f"task {task} has {before} views, limit {EXAMPLES_MAX}: forget some of its labels")
             examples.save_capture(label, np.concatenate(parts), self._origin()[1])
-            counts = self._counts(examples)
         log.info("examples added", task=task, label=label, views=views)
-        return {"task": task, "label": label, "views": views, "labels": counts}
+        return {"task": task, "label": label, "views": views, "labels": {**counts, label: counts.get(label, 0) + views}}
 
     def forget(self, name: str, label: str) -> dict[str, Any]:
         """Remove what was captured of a label, "": of all. What was learnt stays until it is taught again, or removed.
@@ -101,7 +101,7 @@ class FewShot:
         """
         task, store = self._free_name(name), self._kept()
         with store.lock(task):
-            examples = self._examples(store, task)
+            examples = examples_of(store.place(task))
             before = self._counts(examples)
             gone = sum(examples.forget(one) for one in ([label] if label else list(before)))
             if not gone:
@@ -118,7 +118,7 @@ class FewShot:
         backbone, origin = self._origin()
         started = self._clock()
         with store.lock(task):
-            found, strange = self._examples(store, task).load(origin)
+            found, strange = examples_of(store.place(task)).load(origin)
             if found is None:
                 aside = f", {len(strange)} files are of another bundle" if strange else ""
                 raise InputError(f"task {task} has nothing to learn from{aside}: show something first")
@@ -164,9 +164,6 @@ class FewShot:
         if self._store is None:
             raise ConfigError("this server keeps no tasks: start it with `frankenstream serve`, or with heads_dir")
         return self._store
-
-    def _examples(self, store: HeadStore, task: str) -> ExampleStore:
-        return ExampleStore(store.place(task) / "examples")
 
 
 def label_text(text: str) -> str:

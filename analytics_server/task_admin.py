@@ -92,10 +92,6 @@ class TaskAdmin:
         """Users' tasks in the home folder, removed ones included: versions, the current one (0: none), its worth."""
         return [own_task(self._store, name) for name in self._store.all_names()] if self._store else []
 
-    def free_name(self, name: str) -> str:
-        """`name` as a task of a user's. Raises ConfigError if it is none or is taken."""
-        return self._free_name(name)
-
     def add(self, toml: bytes, arrays: bytes) -> dict[str, Any]:
         """One more head for as long as the server runs. Raises BundleError."""
         entry = read_head_entry(toml)
@@ -115,7 +111,7 @@ class TaskAdmin:
 
         Raises FrankenError; then the version before goes on.
         """
-        task = self._free_name(name)
+        task = self.free_name(name)
         if not 1 <= len(files) <= limits.HEADS_PER_TASK_MAX:
             raise BundleError(f"{len(files)} heads were sent, expected 1 to {limits.HEADS_PER_TASK_MAX}")
         for entry in (read_head_entry(one.toml) for one in files):
@@ -179,7 +175,8 @@ class TaskAdmin:
             "kept": self._store is not None,
         }  # fmt: skip
 
-    def _free_name(self, name: str) -> str:
+    def free_name(self, name: str) -> str:
+        """`name` as a task of a user's. Raises ConfigError if it is none or is taken."""
         task = task_name(name)
         if task == IMAGENET or self._sources.get(task) in ("bundle", "package"):
             raise ConfigError(f"task {task} comes with the bundle or a package: choose another name")

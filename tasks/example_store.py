@@ -161,3 +161,8 @@ def _read(path: Path, origin: Origin) -> Examples | None:
         return None
     labels, groups = arrays["labels"].astype(np.int64), arrays["groups"].astype(np.int64)
     return Examples(tuple(json.loads(header["classes"])), pooled, labels, groups, arrays["held_out"].astype(bool))
+
+
+def examples_of(task_folder: Path) -> ExampleStore:
+    """Those of a task, in the folder that it has in the home folder (HeadStore.place)."""
+    return ExampleStore(task_folder / "examples")

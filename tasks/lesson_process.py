@@ -21,7 +21,7 @@ from pipeline.clock import monotonic
 from pipeline.errors import FrankenError
 from pipeline.runtime.engine import Engine
 from pipeline.runtime.engines import build_engine
-from tasks.example_store import ExampleStore
+from tasks.example_store import examples_of
 from tasks.head_file import HeadFiles
 from tasks.labelled_pictures import find_pictures
 from tasks.learning import Learnt, Wish, learn
@@ -154,7 +154,7 @@ def _taught(order: Order, say: Say, make_engine: MakeEngine, broken: list[str]) 
             label = f" on {backbone.alias or backbone.tag}" if len(order.backbones) > 1 else ""
             learnt = learn(
                 order.task, found, bundle, backbone, engine, wish, source=order.source,
-                examples=ExampleStore(store.place(order.task) / "examples") if store else None,
+                examples=examples_of(store.place(order.task)) if store else None,
                 on_step=_now_and_then(say, label),
                 on_gathered=lambda lines, _: broken.extend(line for line in lines if line not in broken),
             )  # fmt: skip

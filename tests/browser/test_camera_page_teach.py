@@ -14,7 +14,7 @@ from analytics_server.server import Server
 from pipeline.bundle import Bundle
 from pipeline.runtime.engine import Engine
 from tasks.example_store import ExampleStore
-from tests.browser.test_watch import CLIP_SHOWS, ROOT, wait_for_text
+from tests.browser.test_watch import AXE, CLIP_SHOWS, serious_faults, wait_for_text
 
 Open = Callable[..., Any]
 Teacher = Callable[..., Server]
@@ -182,19 +182,11 @@ def test_a_name_that_is_taken_is_refused_and_nothing_is_lost(teacher: Teacher, o
 
 
 def test_axe_finds_no_serious_fault_while_it_is_taught(teacher: Teacher, open_page: Open) -> None:
-    axe = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
-    if not axe.is_file():
+    if not AXE.is_file():
         pytest.skip("axe-core is not installed: npm ci in web/")
     page = open_page(f"{teacher().http_url}/", color_scheme="dark")
     wait_for_text(page, "#labels", CLIP_SHOWS)
     hold(page)
     page.evaluate("document.querySelector('#teach-details').open = true")
-    page.evaluate(axe.read_text())
-    faults = page.evaluate("axe.run().then(({ violations }) => violations)")
-    serious = [
-        (fault["id"], [node["target"] for node in fault["nodes"]])
-        for fault in faults
-        if fault["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    assert serious_faults(page) == []
     shoot(page, "teach-naming-dark")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from analytics_server.server import Server
-from tests.browser.test_watch import CLIP_SHOWS, GONE, counts, wait_for_text
+from tests.browser.test_watch import CLIP_SHOWS, GONE, counts, wait_for_more_answers, wait_for_text
 
 pytest.importorskip("aiortc", reason="WebRTC is not installed: pip install 'frankenstream[webrtc]'")
 
@@ -86,11 +86,7 @@ def test_a_session_that_loses_webrtc_goes_on_over_websocket_and_comes_back(
     (session,) = sessions(server)
     page.evaluate("() => { blockUdp = true; peers.at(-1).close(); }")
     wait_for_text(page, "#transport-text", "WebSocket: no UDP path")
-    before = counts(page)
-    page.wait_for_function(
-        "(before) => Number(/= (\\d+) answered/.exec(document.querySelector('#counts').textContent)[1]) > before",
-        arg=before[1],
-    )
+    wait_for_more_answers(page)
     assert sessions(server) == [session], "resumed, not begun anew"
     captured, answered, dropped, under_way = counts(page)
     assert captured == answered + dropped + under_way
@@ -107,8 +103,4 @@ def test_server_off_and_on_again_recovers_over_webrtc(
     wait_for_text(page, "#status", "Trying again")
     with make_server(free_port):
         wait_for_text(page, "#status", "Live")
-        before = counts(page)[1]
-        page.wait_for_function(
-            "(before) => Number(/= (\\d+) answered/.exec(document.querySelector('#counts').textContent)[1]) > before",
-            arg=before,
-        )
+        wait_for_more_answers(page)

@@ -18,7 +18,7 @@ from pipeline.runtime.engine import Engine
 from pipeline.wire.events import Answered
 from recordings.recorder import Made, Recorder
 from recordings.topics import SESSION, THUMBNAIL, Facts, SessionStart, Thumbnail
-from tests.browser.test_watch import GONE, PATIENCE_MS, ROOT, wait_for_text
+from tests.browser.test_watch import AXE, GONE, PATIENCE_MS, serious_faults, wait_for_text
 from tests.recordings.made import FPS, put_frame
 from tests.streaming import StreamingEdge, jpeg
 
@@ -257,7 +257,6 @@ def test_every_view_looks_right_and_axe_finds_no_serious_fault(
     desk: Server, pictures: Path, open_page: Open, tmp_path: Path, size: str, scheme: str
 ) -> None:
     """FRANKENSTREAM_SCREENSHOTS names a folder that keeps the pictures; nothing sticks out sideways."""
-    axe = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
     folder = Path(os.environ.get("FRANKENSTREAM_SCREENSHOTS") or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
     width, height = SIZES[size]
@@ -266,16 +265,9 @@ def test_every_view_looks_right_and_axe_finds_no_serious_fault(
     def look(name: str) -> None:
         page.screenshot(path=str(folder / f"operator-{name}-{size}-{scheme}.png"), full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
-        if size == "small" or not axe.is_file():
+        if size == "small" or not AXE.is_file():
             return
-        page.evaluate(axe.read_text())
-        faults = page.evaluate("axe.run().then(({ violations }) => violations)")
-        serious = [
-            (fault["id"], [node["target"] for node in fault["nodes"]])
-            for fault in faults
-            if fault["impact"] in ("serious", "critical")
-        ]
-        assert serious == []
+        assert serious_faults(page) == []
 
     page.wait_for_selector("#operator .chart canvas", timeout=PATIENCE_MS)
     look("live")

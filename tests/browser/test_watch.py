@@ -13,6 +13,7 @@ from analytics_server.front import FrontSettings
 from analytics_server.server import Server
 
 ROOT = Path(__file__).parents[2]
+AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
 PATIENCE_MS = 120_000
 """Far above what anything takes, even on a busy machine."""
 CLIP_SHOWS = "pizza|coffee|espresso|zebra|cheeseburger|hamburger|airliner|airplane|warplane|cab|cat|dog|tabby"
@@ -40,6 +41,26 @@ def counts(page: Any) -> tuple[int, int, int, int]:
     wait_for_text(page, "#counts", "captured")
     captured, answered, dropped, under_way = map(int, re.findall(r"\d+", page.inner_text("#counts")))
     return captured, answered, dropped, under_way
+
+
+def wait_for_more_answers(page: Any) -> None:
+    """Until more frames are answered than now."""
+    page.wait_for_function(
+        "(before) => Number(/= (\\d+) answered/.exec(document.querySelector('#counts').textContent)[1]) > before",
+        arg=counts(page)[1],
+        timeout=PATIENCE_MS,
+    )
+
+
+def serious_faults(page: Any) -> list[tuple[str, list[Any]]]:
+    """What axe finds serious or critical: (rule, where)."""
+    page.evaluate(AXE.read_text())
+    faults = page.evaluate("axe.run().then(({ violations }) => violations)")
+    return [
+        (fault["id"], [node["target"] for node in fault["nodes"]])
+        for fault in faults
+        if fault["impact"] in ("serious", "critical")
+    ]
 
 
 def test_sample_clip_is_labelled_at_once(server: Server, open_page: Open) -> None:
@@ -100,12 +121,7 @@ def test_server_off_and_on_again_recovers(make_server: Callable[..., Server], fr
     wait_for_text(page, "#status", "Trying again")
     with make_server(free_port):
         wait_for_text(page, "#status", "Live")
-        before = counts(page)[1]
-        page.wait_for_function(
-            "(before) => Number(/= (\\d+) answered/.exec(document.querySelector('#counts').textContent)[1]) > before",
-            arg=before,
-            timeout=PATIENCE_MS,
-        )
+        wait_for_more_answers(page)
 
 
 def test_wrong_token_is_refused_and_the_right_one_accepted(make_server: Callable[..., Server], open_page: Open) -> None:
@@ -186,19 +202,11 @@ def test_operator_asks_for_the_administrators_token(make_server: Callable[..., S
 @pytest.mark.parametrize("tab", ["", "#operator"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_serious_fault(server: Server, open_page: Open, tab: str, scheme: str) -> None:
-    axe = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
-    if not axe.is_file():
+    if not AXE.is_file():
         pytest.skip("axe-core is not installed: npm install in web/")
     page = open_page(server.http_url + tab, color_scheme=scheme)
     wait_for_text(page, "#operator [aria-label=Tasks]" if tab else "#labels", "food101" if tab else CLIP_SHOWS)
-    page.evaluate(axe.read_text())
-    faults = page.evaluate("axe.run().then(({ violations }) => violations)")
-    serious = [
-        (fault["id"], [node["target"] for node in fault["nodes"]])
-        for fault in faults
-        if fault["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    assert serious_faults(page) == []
 
 
 def test_everything_is_reached_by_keyboard(server: Server, open_page: Open) -> None:

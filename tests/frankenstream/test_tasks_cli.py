@@ -13,30 +13,14 @@ from analytics_server.server import Server
 from frankenstream.cli import run
 from frankenstream.cli.tasks import adding, trying
 from pipeline.bundle import Bundle, home_folder
-from pipeline.runtime.engine import Features
 from tasks.store import HeadStore
 from tests.bundles import backbone, random_bundle
+from tests.colour_engine import WIDTH, ColourEngine
 from tests.streaming import StreamingEdge
 
 pytest.importorskip("scipy")
 
-WIDTH = 8
 COLOURS = {"rot": (220, 30, 30), "синий": (30, 30, 220), "緑": (30, 200, 30)}
-
-
-class ColourEngine:
-    """Means of the latent's first channels: enough to tell colours apart."""
-
-    backend, device, backbone, feature_width = "test", "cpu", "null", WIDTH
-
-    def from_latents(self, latents_BCHW: np.ndarray) -> Features:
-        return Features(latents_BCHW[:, :WIDTH].mean(axis=(2, 3)).astype(np.float32), 0.0, 0.0)
-
-    def from_images(self, images_B3HW: np.ndarray) -> Features:
-        raise NotImplementedError
-
-    def classifier(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros((1000, WIDTH), np.float32), np.zeros(1000, np.float32)
 
 
 @pytest.fixture(scope="module")

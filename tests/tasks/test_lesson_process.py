@@ -13,30 +13,13 @@ import pytest
 from PIL import Image
 
 from pipeline.bundle import Bundle
-from pipeline.runtime.engine import Features
 from tasks.head_file import read_head_entry
 from tasks.lesson_process import Done, Failed, Order, Said, Step, carry_out, read_heads
 from tasks.store import HeadStore
 from tests.bundles import backbone, random_bundle
+from tests.colour_engine import WIDTH, ColourEngine
 
 pytest.importorskip("scipy")
-
-WIDTH = 8
-
-
-class ColourEngine:
-    """Means of the latent's first channels."""
-
-    backend, device, backbone, feature_width = "test", "cpu", "null", WIDTH
-
-    def from_latents(self, latents_BCHW: np.ndarray) -> Features:
-        return Features(latents_BCHW[:, :WIDTH].mean(axis=(2, 3)).astype(np.float32), 0.0, 0.0)
-
-    def from_images(self, images_B3HW: np.ndarray) -> Features:
-        raise NotImplementedError
-
-    def classifier(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros((1000, WIDTH), np.float32), np.zeros(1000, np.float32)
 
 
 @pytest.fixture(scope="module")

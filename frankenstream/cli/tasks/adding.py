@@ -14,7 +14,7 @@ from pipeline.errors import BundleError, ConfigError
 from pipeline.runtime.engine import Engine
 from pipeline.runtime.engines import build_engine
 from tasks import known_tasks
-from tasks.example_store import ExampleStore
+from tasks.example_store import examples_of
 from tasks.head_file import HeadFiles, check_made_for, read_head, read_head_entry
 from tasks.labelled_pictures import LabelledPictures, find_pictures
 from tasks.learning import Wish, learn
@@ -146,7 +146,7 @@ def _learn(
 
     learnt = learn(
         task, found, bundle, backbone, engine, wish, source=source,
-        examples=ExampleStore(store.place(task) / "examples"), on_step=say, on_gathered=tell,
+        examples=examples_of(store.place(task)), on_step=say, on_gathered=tell,
     )  # fmt: skip
     rate = len(found.pictures) / max(learnt.features_s, 1e-9)
     console.print(f"features {learnt.features_s:.1f} s ({rate:.0f} pictures/s), learning {learnt.taught_s:.1f} s")

@@ -16,7 +16,7 @@ from pipeline.bundle import Bundle
 from pipeline.errors import ConfigError, InputError
 from tasks.adding import origin_of
 from tasks.captured import read_capture
-from tasks.example_store import Examples, ExampleStore, Origin
+from tasks.example_store import Examples, ExampleStore, Origin, examples_of
 from tasks.learning import today
 from tasks.store import HeadStore
 from tasks.teaching import teach as train
@@ -73,7 +73,7 @@ def capture(
     assert client is not None
     store = HeadStore()
     with store.lock(task):
-        examples = ExampleStore(store.place(task) / "examples")
+        examples = examples_of(store.place(task))
         taken: list[Examples] = []
         with Progress(console=console, transient=True) as bars:
             bar = bars.add_task(f"{label}: frames", total=frames)
@@ -130,7 +130,7 @@ def teach(
         for one in dict.fromkeys(opened.backbone(wish).tag for wish in names(backbone) or ("",)):
             entry = opened.backbone(one)
             origin = origin_of(opened, entry)
-            found, strange = ExampleStore(store.place(task) / "examples").load(origin)
+            found, strange = examples_of(store.place(task)).load(origin)
             if strange:
                 line = f"note: {len(strange)} files of examples are from another bundle: left aside"
                 console.print(line, style="yellow")

@@ -14,7 +14,7 @@ from frankenstream.task_client import TaskClient
 from pipeline.bundle import Bundle
 from pipeline.errors import ConfigError, FrankenError
 from tasks import find_task, known_tasks
-from tasks.example_store import ExampleStore
+from tasks.example_store import examples_of
 from tasks.head_file import HeadFile, check_made_for, read_head_entry
 from tasks.store import HeadStore
 
@@ -136,7 +136,7 @@ def _own_info(console: Console, store: HeadStore, name: str, opened: Bundle) -> 
             facts.append(("mixed up", f"{first} ↔ {second}: {there + back}"))
         for what, text in facts:
             console.print(f"  {what:11}{text}", markup=False, soft_wrap=True)
-    examples = sorted(path.name for path in ExampleStore(store.place(name) / "examples").folder.glob("*.safetensors"))
+    examples = sorted(path.name for path in examples_of(store.place(name)).folder.glob("*.safetensors"))
     console.print(
         f"  {'examples':11}{len(examples)} of features: {', '.join(examples[:4])}{' …' if len(examples) > 4 else ''}",
         markup=False,
