@@ -105,12 +105,17 @@ class CutBackbone(nn.Module):
         """D, the length of the pooled feature vector."""
         return int(self.model.head_hidden_size)
 
+    @property
+    def head_modules(self) -> list[nn.Module]:
+        """The modules of the head part, in order of execution."""
+        return list(self._family.head_modules(self.model))
+
     def head_part(self, image_BCHW: Tensor) -> Tensor:
         """RGB float32 in [0, 1] -> the cut feature, float32 ``feature_BCHW`` at 1/8 of the resolution (NCHW for every
         family).
         """
         x = (image_BCHW - self.mean) / self.std
-        for module in self._family.head_modules(self.model):
+        for module in self.head_modules:
             x = module(x)
         return x.permute(0, 3, 1, 2) if self._family.channels_last else x
 

@@ -34,7 +34,7 @@ class CodecConfig:
     one by one.
     """
 
-    analysis: str = "conv_stem"
+    analysis: str = "inverted_residual"
     backbones: tuple[str, ...] = ("tf_efficientnet_lite0", "tf_efficientnet_lite2")
     operating_points: tuple[str, ...] = ("low", "standard", "high")
     initial_gains: tuple[float, ...] = (0.6, 1.0, 1.6)

@@ -2,9 +2,10 @@
 
     loss = mean over operating points of  distortion + bits per pixel / lambda
 
-The distortion is the phase's mix of terms (objectives.py). Backbones are frozen. bfloat16 autocast for convolutions,
-float32 for everything about rate. A run goes by *progress* (0 ... 1), which comes from a number of steps or from a time
-of day to end at, and can be planned anew at every resume. One process or several (parallel.py), on CPUs or GPUs.
+The distortion is the phase's mix of terms (objectives.py). Backbones are frozen. bfloat16 for convolutions where it is
+faster, float32 for everything about rate. A run goes by *progress* (0 ... 1), which comes from a number of steps or
+from a time of day to end at, and can be planned anew at every resume. One process or several (parallel.py), on CPUs or
+GPUs.
 """
 
 from __future__ import annotations
@@ -22,19 +23,21 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import EngineError
+from pipeline.models.analysis import LATENT_STRIDE, TRUNK_LAYERS, InvertedResidualAnalysis
 from pipeline.models.backbones import CutBackbone
 from pipeline.models.feature_codec import LAYERS, FeatureCodec, decoder_name
 from pipeline.training import losses
 from pipeline.training.checkpoints import git_revision, load_state, recipe_to_dict, save_checkpoint
 from pipeline.training.data import CropSampler
-from pipeline.training.fast_forms import training_form, use_fast_strided
+from pipeline.training.fast_forms import bfloat16_is_faster, training_form, use_fast_strided
 from pipeline.training.log import Counters, Figures, TrainingLog
 from pipeline.training.muon import CodecOptimiser
 from pipeline.training.objectives import distortion_terms, weighted
 from pipeline.training.parallel import Workers
-from pipeline.training.pool import CropPool, answer_for, shuffled
+from pipeline.training.pool import CropPool, PooledBatch, answer_for, image_of, shuffled, trunk_feature_of
 from pipeline.training.recipes import TERM_WEIGHTS, Phase, Recipe, phase_at
 from pipeline.training.teacher import Answer, ask
+from pipeline.training.warm_start import warm_start
 
 FRAME_PIXELS = 224 * 224
 _LAMBDA_RANGE = (0.05, 400.0)
@@ -51,7 +54,10 @@ class Intervals:
 
 
 class Trainer:
-    """One run: ``run()`` trains until its budget is spent. ``progress_of(counters)`` tells how much of it is."""
+    """One run: ``run()`` trains until its budget is spent. ``progress_of(counters)`` tells how much of it is.
+
+    ``backbones``: those of the codec; and the one that a fresh encoder begins with (``recipe.encoder_from``).
+    """
 
     def __init__(
         self,
@@ -61,7 +67,7 @@ class Trainer:
         *,
         data_sha256: str,
         out: Path,
-        autocast: bool = True,
+        autocast: bool | None = None,
         workers: Workers | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
@@ -72,8 +78,10 @@ class Trainer:
         self.pool = CropPool(sampler, batches=recipe.pool_batches, device=self.device)
         self.data_sha256 = data_sha256
         self.out = out
-        self.autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=autocast)
+        bfloat16 = bfloat16_is_faster(self.device) if autocast is None else autocast
+        self.autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=bfloat16)
         self.frozen = {tag: training_form(backbones[tag]).to(self.device) for tag in recipe.codec.backbones}
+        self._encoder_source = backbones.get(recipe.encoder_from)
         self.codec = FeatureCodec(recipe.codec).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = FeatureCodec(recipe.codec).to(self.device).requires_grad_(False).eval()
         self.counters = Counters()
@@ -102,6 +110,8 @@ class Trainer:
         """
         for tag in self.frozen:
             self._measure_targets(tag)
+        if codec_state is None and isinstance(self.codec.analysis, InvertedResidualAnalysis):
+            warm_start(self.codec.analysis, self._encoder_source)
         if codec_state is not None:
             own = tuple(f"synthesis.{decoder_name(tag)}." for tag in self.frozen)
             foreign = {key for key in codec_state if key.startswith("synthesis.") and not key.startswith(own)}
@@ -197,11 +207,12 @@ class Trainer:
         batch = self.pool.batch(number, size=phase.crop, count=phase.batch, stride=workers.count)
         with self.autocast():
             answer = answer_for(batch, tag, phase.parts, partial(ask, self.frozen[tag]))
-        image_BCHW, answer = shuffled(batch, answer, generator)
+            seen_BCHW, encode = self._entrance(batch, phase)
+        seen_BCHW, answer = shuffled(batch, answer, seen_BCHW, generator)
         self.codec.train(not phase.freeze_statistics)
         learning_rate = self._set_learning_rate(phase, within)
 
-        distortion_B, bpp_B, figures = self._forward(image_BCHW, answer, phase, tag, generator)
+        distortion_B, bpp_B, figures = self._forward(encode, seen_BCHW, answer, phase, tag, generator)
         rate_weight = self._rate_weight(phase, within)
         loss = distortion_B.new_zeros(())
         for point, part in enumerate(self._point_slices(phase.batch)):
@@ -242,10 +253,24 @@ class Trainer:
             return
         known = counters.phase != "" or counters.step == 0  # checkpoints of before do not say
         counters.phase = phase.name
+        self.pool.forget_trunk()
         if known:
             counters.phase_began = counters.step
             if phase.from_average and counters.step > 0:
                 self.codec.load_state_dict(self.average.state_dict())
+
+    def _entrance(self, batch: PooledBatch, phase: Phase) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """What the trained part of the encoder sees of a batch, and that part: behind the layers that are frozen."""
+        analysis = self.codec.analysis
+        if not isinstance(analysis, InvertedResidualAnalysis):
+            return image_of(batch), analysis
+        frozen = TRUNK_LAYERS if self.recipe.decoders_only else phase.frozen_layers
+        for number, layer in enumerate(analysis.trunk):
+            layer.requires_grad_(number >= frozen)
+        if frozen == 0:
+            return image_of(batch), analysis
+        seen_BCHW = trunk_feature_of(batch, partial(analysis.shallow, layers=frozen))
+        return seen_BCHW, partial(analysis.deep, layers=frozen)
 
     def _average_over_workers(self) -> None:
         """Equal gradients and BatchNorm statistics everywhere."""
@@ -260,11 +285,17 @@ class Trainer:
         return dict(zip(figures, numbers, strict=False)), numbers[len(figures) :]
 
     def _forward(
-        self, image_BCHW: Tensor, answer: Answer, phase: Phase, tag: str, generator: torch.Generator
+        self,
+        encode: Callable[[Tensor], Tensor],
+        seen_BCHW: Tensor,
+        answer: Answer,
+        phase: Phase,
+        tag: str,
+        generator: torch.Generator,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(distortion [B], bits per pixel [B], figures)."""
         with self.autocast():
-            latent_BCHW, bits_BCHW, weight_B = self._through_channel(self.codec.analysis(image_BCHW), phase, generator)
+            latent_BCHW, bits_BCHW, weight_B = self._through_channel(encode(seen_BCHW), phase, generator)
             synthesis = self.codec.synthesis[tag]
             terms = distortion_terms(
                 synthesis, self.frozen[tag], latent_BCHW, answer, phase, self.pooled_std[tag]  # type: ignore[arg-type]
@@ -274,7 +305,7 @@ class Trainer:
         figures["distortion"] = distortion_B.detach().mean()
         # A frame that lost layers is far off whatever the codec does; unweighted, few of them would rule the gradient.
         distortion_B = distortion_B * weight_B
-        pixels = image_BCHW.shape[2] * image_BCHW.shape[3]
+        pixels = latent_BCHW.shape[2] * latent_BCHW.shape[3] * LATENT_STRIDE**2
         return distortion_B, losses.bits_per_pixel(bits_BCHW, pixels=pixels), figures
 
     def _through_channel(

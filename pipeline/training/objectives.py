@@ -12,6 +12,8 @@ Axes: B batch, C channels, H height, W width, D pooled features.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -44,6 +46,8 @@ def distortion_terms(
         return terms
 
     feature_BCHW = predicted_BCHW * synthesis.target_std + synthesis.target_mean
+    if phase.frame_gradient_max > 0 and feature_BCHW.requires_grad:
+        feature_BCHW.register_hook(partial(limited_by_frame, maximum=phase.frame_gradient_max))
     pooled_BD, stages = run_tail(frozen, feature_BCHW, with_stages=phase.stage_weight > 0)
     if phase.stage_weight > 0:
         assert stages is not None
@@ -56,6 +60,17 @@ def distortion_terms(
         assert answer.pooled_BD is not None
         terms["pooled"] = losses.pooled_loss(pooled_BD, answer.pooled_BD, pooled_std_D)
     return terms
+
+
+def limited_by_frame(gradient_BCHW: Tensor, *, maximum: float) -> Tensor:
+    """The gradient with each frame's norm limited to ``maximum`` times the median over the batch; directions stay.
+
+    What comes back through the tail is heavy-tailed: a few frames that the codec gets badly wrong have gradients tens
+    of times the others', and all steps would be theirs.
+    """
+    norm_B = gradient_BCHW.float().flatten(1).norm(dim=1)
+    scale_B = (maximum * norm_B.median() / norm_B.clamp_min(torch.finfo(torch.float32).tiny)).clamp_max(1.0)
+    return gradient_BCHW * scale_B.to(gradient_BCHW.dtype).view(-1, 1, 1, 1)
 
 
 def weighted(terms: dict[str, Tensor], phase: Phase) -> Tensor:

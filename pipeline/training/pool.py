@@ -29,10 +29,13 @@ _CPU = torch.device("cpu")
 
 @dataclass
 class PooledBatch:
-    """One batch of the pool: ``pixels_BCHW`` uint8, and the answers computed so far by backbone tag."""
+    """One batch of the pool: ``pixels_BCHW`` uint8, and what was computed so far: answers by backbone tag, and the
+    feature of the encoder's trunk while that is frozen.
+    """
 
     pixels_BCHW: Tensor
     answers: dict[str, Answer] = field(default_factory=dict)
+    trunk_BCHW: Tensor | None = None
 
 
 class CropPool:
@@ -64,6 +67,11 @@ class CropPool:
             self._pool[place] = PooledBatch(pixels_BCHW.to(self._device))
         return self._pool[place]
 
+    def forget_trunk(self) -> None:
+        """The encoder's trunk has changed."""
+        for batch in self._pool.values():
+            batch.trunk_BCHW = None
+
     def _order(self, place: int) -> None:
         if self._threads is not None and place not in self._pool and place not in self._coming:
             self._coming[place] = self._threads.submit(self._pixels, place, *self._shape)
@@ -73,11 +81,26 @@ class CropPool:
         return (image_BCHW * 255).round_().to(torch.uint8)
 
 
-def shuffled(batch: PooledBatch, answer: Answer, generator: torch.Generator) -> tuple[Tensor, Answer]:
-    """(float32 ``image_BCHW`` in [0, 1], answer) in a new order, so that frames meet every operating point."""
+def shuffled(
+    batch: PooledBatch, answer: Answer, seen_BCHW: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Answer]:
+    """(what the encoder sees of the batch, answer) in a new order, so that frames meet every operating point."""
     order_B = torch.randperm(len(batch.pixels_BCHW), generator=generator).to(batch.pixels_BCHW.device)
     mixed = answer.picked(order_B)
-    return _channels_last(batch.pixels_BCHW[order_B].float() / 255), mixed.with_feature(_channels_last)
+    return _channels_last(seen_BCHW[order_B]), mixed.with_feature(_channels_last)
+
+
+def image_of(batch: PooledBatch) -> Tensor:
+    """Float32 ``image_BCHW`` in [0, 1]."""
+    return _channels_last(batch.pixels_BCHW.float() / 255)
+
+
+@torch.no_grad()
+def trunk_feature_of(batch: PooledBatch, trunk: Callable[[Tensor], Tensor]) -> Tensor:
+    """What the encoder's frozen trunk makes of a pooled batch, computed once."""
+    if batch.trunk_BCHW is None:
+        batch.trunk_BCHW = trunk(image_of(batch))
+    return batch.trunk_BCHW
 
 
 def answer_for(
@@ -87,7 +110,7 @@ def answer_for(
     known = batch.answers.get(tag)
     if known is None or not known.has(parts):
         wanted = parts if known is None else parts | known.parts
-        known = compute(_channels_last(batch.pixels_BCHW.float() / 255), wanted)
+        known = compute(image_of(batch), wanted)
         batch.answers[tag] = known
     return known
 

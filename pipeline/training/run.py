@@ -152,6 +152,13 @@ def load_backbones(tags: Sequence[str], weights: Mapping[str, Path]) -> dict[str
     return {tag: load_backbone(tag, weights_file=weights.get(tag)) for tag in tags}
 
 
+def _needed_backbones(recipe: Recipe, *, fresh: bool) -> tuple[str, ...]:
+    """The codec's, and the one that a fresh encoder begins with."""
+    own = recipe.codec.backbones
+    begins = fresh and recipe.codec.analysis == "inverted_residual" and recipe.encoder_from not in own
+    return (*own, recipe.encoder_from) if begins else own
+
+
 def at_sizes_of(recipe: Recipe, backbones: Mapping[str, CutBackbone]) -> Recipe:
     """The recipe with the crops that the backbones can take."""
     sides = {side for backbone in backbones.values() if (side := fixed_side(backbone)) is not None}
@@ -189,7 +196,8 @@ def train_codec(
         recipe = _new_recipe(objective, backbones, analysis or _analysis_of(from_bundle, from_checkpoint))
     recipe = _with_targets(recipe, target_bytes)
     state, origin = _start(from_bundle, from_checkpoint) if content is None else (None, "resumed")
-    loaded = load_backbones(recipe.codec.backbones, weights or {})
+    fresh = content is None and state is None
+    loaded = load_backbones(_needed_backbones(recipe, fresh=fresh), weights or {})
     with ground(settings) as made:
         trainer = new_trainer(at_sizes_of(recipe, loaded), loaded, settings, made)
         if content is None:

@@ -31,7 +31,12 @@ def macs_of(module, image) -> int:
 
 @pytest.mark.parametrize(
     ("name", "parameters", "giga_macs"),
-    [("frankensplit", 141_696, 0.53), ("stem", 123_024, 0.105), ("conv_stem", 141_576, 0.159)],
+    [
+        ("frankensplit", 141_696, 0.53),
+        ("stem", 123_024, 0.105),
+        ("conv_stem", 141_576, 0.159),
+        ("inverted_residual", 138_624, 0.189),
+    ],
 )
 def test_size(name: str, parameters: int, giga_macs: float) -> None:
     """Parameters and multiplications at 224 x 224 are those that the documentation states."""
@@ -75,5 +80,5 @@ def test_input_range_is_0_to_1() -> None:
 
 def test_unknown_name() -> None:
     """An unknown encoder is refused with the known ones."""
-    with pytest.raises(ConfigError, match="conv_stem, frankensplit, stem"):
+    with pytest.raises(ConfigError, match="conv_stem, frankensplit, inverted_residual, stem"):
         build_analysis("resnet")

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from pipeline.models.analysis import build_analysis  # noqa: E402
+from pipeline.models.analysis import ANALYSES, build_analysis  # noqa: E402
 from pipeline.models.backbones import load_backbone  # noqa: E402
 from pipeline.training.fast_forms import training_form, use_fast_strided  # noqa: E402
 
@@ -36,7 +36,7 @@ def test_training_form_has_no_batch_norm_left() -> None:
     assert not any(p.requires_grad for p in fast.parameters())
 
 
-@pytest.mark.parametrize("name", ["stem", "conv_stem", "frankensplit"])
+@pytest.mark.parametrize("name", sorted(ANALYSES))
 def test_strided_convolutions_compute_as_before(name: str) -> None:
     """Outside autocast the encoder computes as before, and its state dict keeps its names."""
     analysis, plain = build_analysis(name), build_analysis(name)

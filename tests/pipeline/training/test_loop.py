@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
+from pipeline.models.analysis import TRUNK_LAYERS  # noqa: E402
 from pipeline.models.backbones import CutBackbone, load_backbone  # noqa: E402
 from pipeline.models.feature_codec import CodecConfig  # noqa: E402
 from pipeline.training.checkpoints import load_checkpoint, load_codec, recipe_from_dict, recipe_to_dict  # noqa: E402
@@ -60,9 +61,15 @@ def run(made: Trainer, *, until: int, total: int) -> None:
     made.run(lambda counters: 1.0 if counters.step >= until else counters.step / total, intervals=QUIET)
 
 
-def test_resume_equals_uninterrupted(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
-    """Six steps in one go, and three, a new process, three more: the same weights, average and lambdas, bit for bit."""
-    recipe = tiny_recipe()
+@pytest.mark.parametrize("analysis", ["conv_stem", "inverted_residual"])
+def test_resume_equals_uninterrupted(
+    analysis: str, backbone: CutBackbone, sampler: CropSampler, tmp_path: Path
+) -> None:
+    """Six steps in one go, and three, a new process, three more: the same weights, average and lambdas, bit for bit.
+    The trunk of an encoder that has one is held in the first half only.
+    """
+    recipe = tiny_recipe(codec=CodecConfig(analysis=analysis, backbones=(LITE0,)))
+    recipe = replace(recipe, phases=(replace(recipe.phases[0], frozen_layers=4), recipe.phases[1]))
     whole = trainer(recipe, backbone, sampler, tmp_path / "whole")
     whole.start()
     run(whole, until=6, total=6)
@@ -99,6 +106,34 @@ def test_frozen_stays_frozen(backbone: CutBackbone, sampler: CropSampler, tmp_pa
         assert not torch.equal(before[name], after[name]), name
     assert all(torch.equal(frozen[key], value) for key, value in made.frozen[LITE0].state_dict().items())
     assert backbone.weights_hash() == backbone_before
+
+
+@pytest.mark.parametrize("frozen", [0, 4, 6])
+def test_trunk_is_held_where_the_phase_says(
+    frozen: int, backbone: CutBackbone, sampler: CropSampler, tmp_path: Path
+) -> None:
+    """An encoder that begins with a backbone's layers keeps them bit for bit in such a phase, and learns the rest."""
+    codec = CodecConfig(analysis="inverted_residual", backbones=(LITE0,))
+    phase = replace(tiny_recipe().phases[1], until=1.0, frozen_layers=frozen)
+    made = trainer(tiny_recipe(codec=codec, phases=(phase,)), backbone, sampler, tmp_path / "out")
+    made.start()
+    before = {name: parameter.clone() for name, parameter in made.codec.analysis.named_parameters()}
+    run(made, until=4, total=4)
+    moved = {name for name, after in made.codec.analysis.named_parameters() if not torch.equal(before[name], after)}
+    assert any(name.startswith("blocks.") for name in moved)
+    assert {int(name.split(".")[1]) for name in moved if name.startswith("trunk.")} == set(range(frozen, TRUNK_LAYERS))
+
+
+def test_frozen_trunk_is_the_same_encoder(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
+    """Its kept feature gives the step that the whole encoder gives."""
+    codec = CodecConfig(analysis="inverted_residual", backbones=(LITE0,))
+    figures = []
+    for frozen in (0, 4, TRUNK_LAYERS):
+        phase = replace(tiny_recipe().phases[1], until=1.0, frozen_layers=frozen)
+        made = trainer(tiny_recipe(codec=codec, phases=(phase,)), backbone, sampler, tmp_path / f"out{frozen}")
+        made.start()
+        figures.append(made.step(phase, 0.0)["loss"])
+    assert figures == [pytest.approx(figures[0], rel=1e-4)] * 3
 
 
 def test_loss_falls(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:

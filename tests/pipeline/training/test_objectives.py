@@ -17,7 +17,7 @@ from pipeline.models.synthesis import build_synthesis  # noqa: E402
 from pipeline.training import teacher  # noqa: E402
 from pipeline.training.data import CropSampler, PhotoSource, build_photo_store  # noqa: E402
 from pipeline.training.loop import Trainer, figure_names  # noqa: E402
-from pipeline.training.objectives import distortion_terms, weighted  # noqa: E402
+from pipeline.training.objectives import distortion_terms, limited_by_frame, weighted  # noqa: E402
 from pipeline.training.recipes import OBJECTIVES, TERM_WEIGHTS, Phase, Recipe, decoder_recipe, objective_recipe  # noqa: E402
 from tests.pipeline.training.photos import write_tar  # noqa: E402
 
@@ -90,6 +90,33 @@ def test_objectives_of_the_default_plan(name: str) -> None:
     for phase in objective_recipe(name).phases[1:]:
         weighed = {term for term, field in TERM_WEIGHTS.items() if getattr(phase, field) > 0}
         assert weighed | {"mse"} == TERMS[name]
+
+
+def test_no_frame_rules_the_gradient() -> None:
+    """A frame far above the batch's median is brought down to the limit, keeping its direction; the others stay."""
+    gradient = torch.randn(5, 3, 4, 4)
+    gradient /= gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    gradient *= torch.tensor([1.0, 2.0, 3.0, 4.0, 300.0]).view(-1, 1, 1, 1)
+    limited = limited_by_frame(gradient, maximum=1.5)
+    assert torch.equal(limited[:4], gradient[:4])
+    torch.testing.assert_close(limited[4], gradient[4] * (4.5 / 300.0))
+
+
+def test_silent_frames_stay_silent() -> None:
+    """A batch without any gradient gives zeros, not NaN."""
+    assert torch.equal(limited_by_frame(torch.zeros(2, 1, 2, 2), maximum=1.5), torch.zeros(2, 1, 2, 2))
+
+
+def test_the_limit_reaches_the_step(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
+    """A phase with a limit far below the median takes another step than one without; the loss itself is the same."""
+    losses, norms = [], []
+    for place, maximum in enumerate((0.0, 0.01)):
+        phase = replace(TASK, frame_gradient_max=maximum)
+        figures = trainer(replace(TINY, phases=(phase,)), backbone, sampler, tmp_path / str(place)).step(phase, 0.5)
+        losses.append(figures["loss"])
+        norms.append(figures["norm"])
+    assert losses[0] == pytest.approx(losses[1])
+    assert norms[1] < 0.9 * norms[0]
 
 
 def test_unknown_objective() -> None:

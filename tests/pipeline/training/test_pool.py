@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
 from pipeline.training.data import CropSampler, PhotoSource, build_photo_store  # noqa: E402
-from pipeline.training.pool import CropPool, answer_for, shuffled  # noqa: E402
+from pipeline.training.pool import CropPool, answer_for, image_of, shuffled, trunk_feature_of  # noqa: E402
 from pipeline.training.recipes import Part  # noqa: E402
 from pipeline.training.teacher import Answer  # noqa: E402
 from tests.pipeline.training.photos import write_tar  # noqa: E402
@@ -55,12 +55,27 @@ def test_shuffling_keeps_pairs(pool: CropPool) -> None:
 
     batch = pool.batch(0, size=32, count=4)
     answer = answer_for(batch, "net", frozenset(), compute)
-    image, mixed = shuffled(batch, answer, torch.Generator().manual_seed(3))
+    image, mixed = shuffled(batch, answer, image_of(batch), torch.Generator().manual_seed(3))
     assert not torch.equal(mixed.feature_BCHW, answer.feature_BCHW)
     torch.testing.assert_close(mixed.feature_BCHW, image[:, :1])
     torch.testing.assert_close(mixed.pooled_BD, image.mean(dim=(2, 3)))
     torch.testing.assert_close(mixed.stages, (image[:, 1:], image[:, :2]))
     torch.testing.assert_close(mixed.saliency_B1HW, image[:, 2:])
+
+
+def test_frozen_trunk_is_run_once(pool: CropPool) -> None:
+    """Its feature is kept with the batch, until the trunk has changed."""
+    runs: list[int] = []
+
+    def trunk(image_BCHW: torch.Tensor) -> torch.Tensor:
+        runs.append(len(image_BCHW))
+        return image_BCHW * len(runs)
+
+    batch = pool.batch(0, size=32, count=2)
+    assert torch.equal(trunk_feature_of(batch, trunk), trunk_feature_of(batch, trunk))
+    assert runs == [2]
+    pool.forget_trunk()
+    assert torch.equal(trunk_feature_of(batch, trunk), 2 * image_of(batch))
 
 
 def test_batches_come_ahead_elsewhere(tmp_path: Path, pool: CropPool) -> None:
