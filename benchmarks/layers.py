@@ -1,0 +1,99 @@
+"""One claim: cutting a frame into layers, so that any prefix decodes, costs few bytes.
+
+    python -m benchmarks.layers --data 'GLOB' [--bundle NAME] [--limit N] [--json FILE]
+
+The bundle's own symbols of each picture, coded with the bundle's own tables as 1, 2, 4 ... layers: real bitstreams with
+their header, exact bytes. Frames stand alone. What training for missing layers costs is not seen here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.evaluation_pictures import read_pictures
+from benchmarks.report import report
+from pipeline.bundle import Bundle
+from pipeline.codec import Contexts, LatentCodec, quantise
+from pipeline.codec.contexts import Term
+from pipeline.errors import ConfigError
+from pipeline.runtime.encoder import FrameEncoder, preprocess_spec
+from tasks.catalogue import load_catalogue
+
+
+def main() -> int:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, metavar="GLOB", help="tar shards, folders, pictures or videos")
+    parser.add_argument("--bundle", type=Path, help="bundle folder or .zip; the default one if not given")
+    parser.add_argument("--limit", type=int, default=200, help="this many pictures, evenly spread")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    return report(parser.parse_args(), run=run, show=show)
+
+
+def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """All figures, ready for JSON. Raises FrankenError."""
+    bundle = Bundle.open(options.bundle)
+    classes = load_catalogue("imagenet1k").keys  # labels are not looked at, but have to make sense
+    spec = preprocess_spec(bundle.edge_spec).evaluation()
+    pictures = read_pictures(options.data, spec, classes=classes, limit=options.limit)
+    encoder = FrameEncoder(bundle, provider="cpu", precision="fp32")
+    latents = [encoder.analyse(encoder.preprocess(square)) for square in pictures.squares_NSS3]
+    points = []
+    for layers in layer_counts(bundle.latent_spec.channels, len(bundle.latent_spec.layers)):
+        codec = with_layers(bundle, layers)
+        for number, point in enumerate(codec.spec.operating_points):
+            sizes = [len(codec.encode(quantise(latent, point), number)) for latent in latents]
+            points.append({"operating_point": point.name, "layers": layers, "bytes_mean": mean(sizes)})
+    return {"bundle": bundle.bundle_id, "images": len(pictures), "points": points}
+
+
+def layer_counts(channels: int, most: int) -> list[int]:
+    """1, 2, 4 ... up to the bundle's own number of layers, where the channels can be shared out evenly."""
+    return [count for count in range(1, most + 1) if most % count == 0 and channels % count == 0]
+
+
+def with_layers(bundle: Bundle, layers: int) -> LatentCodec:
+    """The bundle's codec with its channels in ``layers`` equal layers, the tables untouched.
+
+    Raises ConfigError where its contexts differ from layer to layer: other layers would mean other tables.
+    """
+    codec = bundle.latent_codec()
+    spec = codec.spec
+    contexts = Contexts(
+        intra=_alike(spec.contexts.intra, layers),
+        inter=None if spec.contexts.inter is None else _alike(spec.contexts.inter, layers),
+        places=spec.contexts.places,
+    )
+    cut = replace(spec, layers=(spec.channels // layers,) * layers, contexts=contexts)
+    return LatentCodec(cut, codec.model)
+
+
+def _alike(terms: tuple[tuple[Term, ...], ...], layers: int) -> tuple[tuple[Term, ...], ...]:
+    if len(set(terms)) > 1:
+        raise ConfigError("the bundle's contexts differ between layers: its layers cannot be regrouped")
+    return terms[:1] * layers
+
+
+def show(console: Console, figures: dict[str, Any]) -> None:
+    """A table for people: bytes of each operating point at each number of layers."""
+    table = Table(title=f"{figures['images']} pictures, mean bytes a frame")
+    names = list(dict.fromkeys(point["operating_point"] for point in figures["points"]))
+    table.add_column("layers", justify="right")
+    for name in names:
+        table.add_column(name, justify="right")
+    for layers in dict.fromkeys(point["layers"] for point in figures["points"]):
+        row = [point["bytes_mean"] for point in figures["points"] if point["layers"] == layers]
+        table.add_row(str(layers), *(f"{size:,.0f}" for size in row))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

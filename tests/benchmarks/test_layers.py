@@ -1,0 +1,32 @@
+"""The layers' benchmark: the same symbols, cut otherwise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.layers import layer_counts, with_layers
+from pipeline.bundle import Bundle
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return Bundle.open()
+
+
+def test_layer_counts() -> None:
+    """Only numbers that share the channels out evenly and regroup the bundle's own layers."""
+    assert layer_counts(48, 8) == [1, 2, 4, 8]
+    assert layer_counts(48, 6) == [1, 2, 3, 6]
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_regrouped_layers_hold_the_same_symbols(bundle: Bundle, layers: int) -> None:
+    """What is coded in fewer layers decodes to the same, in fewer bytes than the bundle's own eight."""
+    own, regrouped = bundle.latent_codec(), with_layers(bundle, layers)
+    symbols = np.random.default_rng(0).integers(-2, 3, (48, 28, 28)).astype(np.int16)
+    coded = regrouped.encode(symbols, 1)
+    decoded = regrouped.decode(coded)
+    assert np.array_equal(decoded.symbols, symbols)
+    assert decoded.layers == layers
+    assert len(coded) < len(own.encode(symbols, 1))
