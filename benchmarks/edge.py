@@ -51,7 +51,7 @@ PICTURES = 24
 COLUMNS = {"": None, "640x480": (640, 480), "1280x720": (1280, 720)}
 """Name of the extra columns and their size (width, height); "" is the encoder's own square."""
 RSS_FRAMES = 2_000
-ANALYSES = ("stem", "conv_stem", "frankensplit")
+ANALYSES = ("stem", "conv_stem", "inverted_residual", "frankensplit")
 PRECISIONS = ("fp32", "int8")
 
 Pixels = NDArray[np.uint8]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-ANALYSES = ("stem", "conv_stem", "frankensplit")
+ANALYSES = ("stem", "conv_stem", "inverted_residual", "frankensplit")
 
 
 def main(arguments: list[str]) -> int:

@@ -98,7 +98,7 @@ def codec(
     weights:
         TAG=FILE with a backbone's weights (safetensors or torch), where no package has them; repeatable.
     analysis:
-        Kind of encoder: conv_stem, stem or frankensplit.
+        Kind of encoder: inverted_residual, conv_stem, stem or frankensplit.
     target_bytes:
         Bytes a frame for each operating point, comma separated, e.g. 2300,4600,7200.
     from_bundle:
