@@ -66,7 +66,7 @@ class FewShot:
         rows = []
         for folder in sorted(self._store.folder.glob("*/examples")):
             try:
-                counts = self._counts(ExampleStore(folder))
+                counts = ExampleStore(folder).counts(self._origin()[1])
             except FrankenError as error:
                 rows.append({"task": folder.parent.name, "labels": {}, "error": str(error)})
                 continue
@@ -85,12 +85,12 @@ class FewShot:
                 "or the camera meanwhile"
             )
         with store.lock(task):
-            examples = examples_of(store.place(task))
-            counts = self._counts(examples)
+            examples, origin = examples_of(store.place(task)), self._origin()[1]
+            counts = examples.counts(origin)
             before = sum(counts.values())
             if before + views > EXAMPLES_MAX:
                 raise InputError(f"task {task} has {before} views, limit {EXAMPLES_MAX}: forget some of its labels")
-            examples.save_capture(label, np.concatenate(parts), self._origin()[1])
+            examples.save_capture(label, np.concatenate(parts), origin)
         log.info("examples added", task=task, label=label, views=views)
         return {"task": task, "label": label, "views": views, "labels": {**counts, label: counts.get(label, 0) + views}}
 
@@ -101,13 +101,13 @@ class FewShot:
         """
         task, store = self._free_name(name), self._kept()
         with store.lock(task):
-            examples = examples_of(store.place(task))
-            before = self._counts(examples)
+            examples, origin = examples_of(store.place(task)), self._origin()[1]
+            before = examples.counts(origin)
             gone = sum(examples.forget(one) for one in ([label] if label else list(before)))
             if not gone:
                 there = ", ".join(before) or "nothing"
                 raise ConfigError(f"task {task} has no captures of {label!r}: there is {there}")
-            counts = self._counts(examples)
+            counts = examples.counts(origin)
         log.info("examples forgotten", task=task, label=label, captures=gone)
         return {"task": task, "labels": counts}
 
@@ -155,10 +155,6 @@ class FewShot:
     def _origin(self) -> tuple[Backbone, Origin]:
         backbone = self._bundle.backbone(self._default_backbone())
         return backbone, origin_of(self._bundle, backbone)
-
-    def _counts(self, examples: ExampleStore) -> dict[str, int]:
-        found, _ = examples.load(self._origin()[1])
-        return found.counts() if found else {}
 
     def _kept(self) -> HeadStore:
         if self._store is None:

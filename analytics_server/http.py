@@ -17,13 +17,9 @@ Beyond loopback a bearer token is required, for everything but /healthz and /rea
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hmac
 import json
-import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,10 +37,11 @@ from pipeline import limits
 from pipeline.clock import Clock
 from pipeline.errors import ConfigError, TransportError
 from pipeline.transports.base import OnServerEvent, ServerTransport, is_loopback
+from pipeline.transports.http_thread import HttpThread
 from pipeline.wire.directory import SessionDirectory
 
 _OPEN_PATHS = ("/healthz", "/readyz")
-_START_S_MAX = 10.0
+_SHUTDOWN_S = 1.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -80,16 +77,15 @@ class HttpAdmin:
         self.front = Front(
             front or FrontSettings(), url=lambda: self.url, loopback=is_loopback(self._host), admin_token=token
         )
-        self._loop = asyncio.new_event_loop()
-        self._started: Future[int] = Future()
-        self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+        self._thread = HttpThread(
+            "http", self.application, self.front.close,
+            host=self._host, port=self._port, tls=self.front.tls, shutdown_s=_SHUTDOWN_S,
+        )  # fmt: skip
 
     def start(self) -> None:
         """Listen; returns when requests are answered."""
-        self._thread.start()
         try:
-            self._port = self._started.result(_START_S_MAX)
+            self._port = self._thread.start()
         except OSError as error:
             raise TransportError(
                 f"http address {self._host}:{self._port} cannot be used: {error.strerror or error}: choose another port"
@@ -103,14 +99,11 @@ class HttpAdmin:
 
     def open_streams(self, directory: SessionDirectory, on_event: OnServerEvent, clock: Clock) -> ServerTransport:
         """Let edges in on this port."""
-        return self.front.open_door(self._loop, directory, on_event, clock)
+        return self.front.open_door(self._thread.loop, directory, on_event, clock)
 
     def stop(self) -> None:
         """Close the door and end the thread."""
-        if self._thread.is_alive():
-            with contextlib.suppress(RuntimeError):  # the loop has ended by itself meanwhile
-                self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join()
+        self._thread.stop()
 
     def application(self) -> web.Application:
         """The routes, also for tests without a socket."""
@@ -133,26 +126,6 @@ class HttpAdmin:
         RecordingRoutes(self._admin.record_dir).add_to(app)
         app.add_routes(self.front.table())  # Last: the page takes every other path.
         return app
-
-    def _run(self) -> None:
-        try:
-            self._loop.run_until_complete(self._serve())
-        finally:
-            self._loop.close()
-
-    async def _serve(self) -> None:
-        runner = web.AppRunner(self.application(), access_log=None, handle_signals=False, shutdown_timeout=1.0)
-        try:
-            await runner.setup()
-            await web.TCPSite(runner, self._host, self._port, ssl_context=self.front.tls).start()
-        except OSError as error:
-            self._started.set_exception(error)
-        else:
-            self._started.set_result(int(runner.addresses[0][1]))
-            await self._stop.wait()
-        finally:
-            await self.front.close()
-            await runner.cleanup()
 
     @web.middleware
     async def _authorise(self, request: web.Request, handler: Handler) -> web.StreamResponse:

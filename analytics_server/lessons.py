@@ -13,7 +13,6 @@ left behind goes when the next one starts.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import secrets
@@ -34,7 +33,7 @@ from pipeline import limits
 from pipeline.bundle import Bundle
 from pipeline.clock import Clock, monotonic
 from pipeline.datasets import IMAGE_SUFFIXES
-from pipeline.errors import ConfigError, FrankenError
+from pipeline.errors import ConfigError, FrankenError, disk_is_full, reason_of
 from pipeline.runtime.engines import usable_cores
 from tasks.head_file import HeadFiles
 from tasks.learning import Wish
@@ -363,6 +362,5 @@ def _check_amount(pictures: int, size: int) -> None:
 
 
 def _disk_line(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the server's disk is full: free some space there; what was sent is removed"
-    return f"the server cannot keep the pictures: {error.strerror or error}"
+    hint = ": free some space there" if disk_is_full(error) else ""
+    return f"the server cannot keep the pictures ({reason_of(error)}) and has removed what was sent{hint}"

@@ -25,7 +25,7 @@ from pipeline.bundle import Bundle
 from pipeline.errors import BundleError, ConfigError, FrankenError
 from pipeline.runtime.engine import Engine
 from tasks import Head, HeadStack, bundle_heads, known_tasks
-from tasks.head import IMAGENET, reads_map
+from tasks.head import IMAGENET
 from tasks.head_file import HeadFiles, check_made_for, read_head_entry
 from tasks.store import HeadStore, task_name
 
@@ -200,11 +200,11 @@ class TaskAdmin:
 
     def _try_out(self, head: Head) -> None:
         """Run it once on its own: what fails here never gets near a frame. Raises BundleError."""
-        if reads_map(head):
-            return
         width = self._lanes[head.backbone].engine.feature_width
         alone = HeadStack([head], backbone=head.backbone, feature_width=width)
-        alone.logits(np.random.default_rng(0).random((2, width), np.float32))
+        shape, rng = self._bundle.backbone(head.backbone), np.random.default_rng(0)
+        maps = rng.random((2, shape.feature_channels, shape.feature_height, shape.feature_width), np.float32)
+        alone.logits(rng.random((2, width), np.float32), feature_BFhw=maps)
         if alone.failed:
             raise BundleError(alone.failed[head.name].replace(": taken out, train it again", ": train it again"))
 

@@ -18,6 +18,18 @@ Each message is one line: what happened, the value seen, the limit or expectatio
 
 from __future__ import annotations
 
+import errno
+
+
+def disk_is_full(error: OSError) -> bool:
+    """Whether there is no room, or none that this user may take."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says was wrong, for the end of a line."""
+    return "the disk is full" if disk_is_full(error) else error.strerror or str(error)
+
 
 class FrankenError(Exception):
     """Root of the tree. `exit_code` is what the command line ends with."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from pipeline.clock import Clock, monotonic
+from pipeline.errors import disk_is_full, reason_of
 from recordings.topics import THUMBNAIL, Ending, Facts
 from recordings.writer import RecordingWriter, Write
 
@@ -35,7 +36,6 @@ RETRY_S: Final = 1.0
 """How often a full disk is tried again, in seconds."""
 CLOSE_S: Final = 10.0
 """How long `close` waits for the disk, in seconds."""
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Notify = Callable[[str], None]
 
@@ -232,7 +232,7 @@ class Recorder:
             try:
                 step()
             except OSError as error:
-                if error.errno in _FULL and not last:
+                if disk_is_full(error) and not last:
                     last = not self._wait_for_room(track)
                     step = again if again is not None else step
                     continue
@@ -281,9 +281,8 @@ class Recorder:
 
     def _fail(self, track: Track, error: OSError) -> None:
         """The recording ends here; what is in the file can be read."""
-        reason = "the disk is full" if error.errno in _FULL else error.strerror or str(error)
         track.lost.update(track._writer.unsafe)
-        track.failure = f"it ends early ({reason}): `frankenstream recordings recover` makes its index"
+        track.failure = f"it ends early ({reason_of(error)}): `frankenstream recordings recover` makes its index"
         track._writer.abandon()
         self._notify(f"{track.path}: {track.failure}")
 

@@ -17,17 +17,21 @@ from pipeline.runtime.engine import Engine
 from tasks.example_store import Examples, Origin
 from tasks.head_file import synthesis_sha256
 from tasks.labelled_pictures import LabelledPictures
-from tasks.picture_features import picture_features
+from tasks.picture_features import Float16, picture_features
 from tasks.through_codec import evaluation_view, live_view
 
 
 @dataclass(frozen=True, eq=False)
 class Gathered:
-    """Examples of one backbone, lines about pictures that could not be read, and about what is missing for that."""
+    """Examples of one backbone, lines about pictures that could not be read, and about what is missing for that.
+
+    `maps_MFhw`: the feature maps of the examples, where they were wanted.
+    """
 
     examples: Examples
     broken: tuple[str, ...]
     notes: tuple[str, ...]
+    maps_MFhw: Float16 | None = None
 
 
 def origin_of(bundle: Bundle, backbone: Backbone) -> Origin:
@@ -43,15 +47,19 @@ def gather_examples(
     operating_point: str = "",
     views: int = 2,
     threads: int = 0,
+    maps: bool = False,
     on_picture: Callable[[int], None] = lambda done: None,
 ) -> Gathered:
-    """Features of all pictures on one backbone. Raises InputError if none can be read."""
+    """Features of all pictures on one backbone, with `maps` feature maps too.
+
+    Raises InputError if none can be read, ConfigError if there are too many maps.
+    """
     learnt = [live_view(bundle), evaluation_view(bundle, mirrored=True)][:views]
     held_out = [live_view(bundle)]
     features = picture_features(
         [picture.item for picture in found.pictures],
         lambda index: held_out if found.pictures[index].held_out else learnt,
-        bundle, engine, operating_point=operating_point, threads=threads, on_picture=on_picture,
+        bundle, engine, operating_point=operating_point, threads=threads, maps=maps, on_picture=on_picture,
     )  # fmt: skip
     if not len(features.pictures_M):
         raise InputError(f"none of {len(found.pictures)} pictures can be read; the first: {features.broken[0]}")
@@ -65,4 +73,4 @@ def gather_examples(
     examples = Examples(
         tuple(found.classes[index] for index in left), features.pooled_MD, place[labels], features.pictures_M, held
     )
-    return Gathered(examples, features.broken, notes)
+    return Gathered(examples, features.broken, notes, features.maps_MFhw)

@@ -28,6 +28,10 @@ class Estimate:
     low: float
     high: float
 
+    def rounded(self, digits: int = 2) -> Estimate:
+        """To so many decimals, for files and messages."""
+        return Estimate(round(self.value, digits), round(self.low, digits), round(self.high, digits))
+
     def __str__(self) -> str:
         return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
 

@@ -14,9 +14,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +56,7 @@ class Examples:
 
     def counts(self) -> dict[str, int]:
         """Groups (pictures, captured frames) of each class."""
-        pairs = np.unique(np.stack([self.labels_M, self.groups_M]), axis=1)
-        counts = np.bincount(pairs[0], minlength=len(self.classes))
-        return dict(zip(self.classes, counts.tolist(), strict=True))
+        return _counts(self.classes, self.labels_M, self.groups_M)
 
     @classmethod
     def joined(cls, parts: Sequence[Examples]) -> Examples:
@@ -98,7 +98,7 @@ class ExampleStore:
         """(all examples that fit `origin`, names of files that do not). None: there are none."""
         parts: list[Examples] = []
         strange: list[str] = []
-        for path in sorted(self.folder.glob(f"*.{origin.backbone}.safetensors"), key=_pictures_first):
+        for path in self._files(origin):
             part = _read(path, origin)
             if part is None:
                 strange.append(path.name)
@@ -106,14 +106,28 @@ class ExampleStore:
                 parts.append(part)
         return (Examples.joined(parts) if parts else None), strange
 
+    def counts(self, origin: Origin) -> dict[str, int]:
+        """Those of `load(origin)`, without reading the features."""
+        total: Counter[str] = Counter()
+        for path in self._files(origin):
+            with _opened(path) as file:
+                if _fits(file, origin):
+                    total.update(_counts(_classes(file), *(file.get_tensor(name) for name in ("labels", "groups"))))
+        return dict(total)
+
     def forget(self, label: str) -> int:
         """Remove the captures of one label; returns how many files went."""
         gone = 0
         for path in self.folder.glob("capture-????.*.safetensors"):
-            if json.loads(_header(path)["classes"]) == [label]:
+            with _opened(path) as file:
+                theirs = _classes(file)
+            if theirs == (label,):
                 path.unlink()
                 gone += 1
         return gone
+
+    def _files(self, origin: Origin) -> list[Path]:
+        return sorted(self.folder.glob(f"*.{origin.backbone}.safetensors"), key=_pictures_first)
 
     def _save(self, path: Path, examples: Examples, origin: Origin) -> None:
         from safetensors.numpy import save
@@ -140,27 +154,48 @@ def _pictures_first(path: Path) -> tuple[bool, str]:
     return not path.name.startswith("pictures"), path.name
 
 
-def _header(path: Path) -> dict[str, str]:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, whose arrays are read only when they are asked for. Raises InputError."""
     from safetensors import SafetensorError, safe_open
 
-    with contextlib.suppress(OSError, SafetensorError), safe_open(path, "np") as file:
-        return dict(file.metadata() or {})
-    raise InputError(f"examples {path} do not read: remove that file")
+    try:
+        with safe_open(path, "np") as file:
+            yield file
+    except (OSError, SafetensorError):
+        raise InputError(f"examples {path} do not read: remove that file") from None
+
+
+def _classes(file: Any) -> tuple[str, ...]:
+    return tuple(json.loads((file.metadata() or {}).get("classes", "[]")))
+
+
+def _fits(file: Any, origin: Origin) -> bool:
+    """Whether these examples came through what `origin` says."""
+    header = file.metadata() or {}
+    if (header.get("codec_id"), header.get("synthesis_sha256")) != (origin.codec_id, origin.synthesis_sha256):
+        return False
+    shape = file.get_slice("pooled").get_shape()
+    return len(shape) == 2 and shape[1] == origin.feature_width
 
 
 def _read(path: Path, origin: Origin) -> Examples | None:
     """The examples in a file; None if they came through something else than `origin`."""
-    from safetensors.numpy import load
+    with _opened(path) as file:
+        if not _fits(file, origin):
+            return None
+        pooled, labels, groups, held_out = map(file.get_tensor, ("pooled", "labels", "groups", "held_out"))
+        return Examples(
+            _classes(file), pooled.astype(np.float32), labels.astype(np.int64), groups.astype(np.int64),
+            held_out.astype(bool),
+        )  # fmt: skip
 
-    header = _header(path)
-    if (header.get("codec_id"), header.get("synthesis_sha256")) != (origin.codec_id, origin.synthesis_sha256):
-        return None
-    arrays = load(path.read_bytes())
-    pooled = arrays["pooled"].astype(np.float32)
-    if pooled.ndim != 2 or pooled.shape[1] != origin.feature_width:
-        return None
-    labels, groups = arrays["labels"].astype(np.int64), arrays["groups"].astype(np.int64)
-    return Examples(tuple(json.loads(header["classes"])), pooled, labels, groups, arrays["held_out"].astype(bool))
+
+def _counts(classes: Sequence[str], labels_M: NDArray[Any], groups_M: NDArray[Any]) -> dict[str, int]:
+    """Groups of each class."""
+    pairs = np.unique(np.stack([labels_M, groups_M]), axis=1)
+    counts = np.bincount(pairs[0], minlength=len(classes))
+    return dict(zip(classes, counts.tolist(), strict=True))
 
 
 def examples_of(task_folder: Path) -> ExampleStore:

@@ -9,6 +9,7 @@ Axes: B frames, D pooled features, H hidden units, N classes, M examples, F h w 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,9 +135,20 @@ class MapHead(_Named):
         return int(self.inner.shape[1])
 
     def logits(self, feature_BFhw: Float32) -> Float32:
-        places = feature_BFhw.reshape(*feature_BFhw.shape[:2], -1).transpose(0, 2, 1)
-        hidden = np.maximum(places @ self.inner.T + self.inner_bias, 0)
-        each = hidden @ self.outer.T + self.outer_bias
-        highest = each.max(axis=1, keepdims=True)
-        strongest: Float32 = (highest[:, 0] + np.log(np.exp(each - highest).mean(axis=1))).astype(np.float32)
-        return strongest
+        hidden = np.maximum(places_of(feature_BFhw) @ self.inner.T + self.inner_bias, 0)
+        return strongest(hidden @ self.outer.T + self.outer_bias)
+
+
+def places_of(features: NDArray[np.floating[Any]]) -> Float32:
+    """Maps (B, F, h, w) → places (B, h · w, F) float32; pooled features (B, D) are maps of one place."""
+    places: Float32 = np.ascontiguousarray(
+        features.reshape(*features.shape[:2], -1).transpose(0, 2, 1), dtype=np.float32
+    )
+    return places
+
+
+def strongest(each_BPN: Float32) -> Float32:
+    """The smooth maximum (B, N) of the logits of P places: of one place itself, of equal ones any."""
+    highest = each_BPN.max(axis=1, keepdims=True)
+    smooth: Float32 = (highest[:, 0] + np.log(np.exp(each_BPN - highest).mean(axis=1))).astype(np.float32)
+    return smooth

@@ -73,7 +73,7 @@ def learn(
     total = len(found.pictures)
     gathered = gather_examples(
         found, bundle, engine, operating_point=wish.operating_point, views=wish.views, threads=wish.threads,
-        on_picture=lambda done: on_step("features", done, total),
+        maps=wish.kind == "map", on_picture=lambda done: on_step("features", done, total),
     )  # fmt: skip
     features_s = monotonic() - started
     on_gathered(gathered.broken, gathered.notes)
@@ -81,9 +81,10 @@ def learn(
     everything = gathered.examples
     if examples is not None:
         examples.save_pictures(gathered.examples, origin)
-        everything = examples.load(origin)[0] or gathered.examples
+        if gathered.maps_MFhw is None:  # what is kept and captured are pooled features
+            everything = examples.load(origin)[0] or gathered.examples
     lesson = teach(
-        task, everything, origin, kind=wish.kind, unknown=wish.unknown, title=wish.title,
+        task, everything, origin, maps_MFhw=gathered.maps_MFhw, kind=wish.kind, unknown=wish.unknown, title=wish.title,
         operating_point=wish.operating_point or bundle.edge_spec.default_operating_point,
         weights_sha256=backbone.weights_sha256,
         trained_on=f"{total - len(gathered.broken)} pictures of {source}, through the codec", created=today(),

@@ -21,6 +21,7 @@ from pipeline.clock import monotonic
 from pipeline.errors import FrankenError
 from pipeline.runtime.engine import Engine
 from pipeline.runtime.engines import build_engine
+from tasks.evaluate import Estimate
 from tasks.example_store import examples_of
 from tasks.head_file import HeadFiles
 from tasks.labelled_pictures import find_pictures
@@ -60,24 +61,16 @@ class Step(msgspec.Struct, frozen=True, tag="step"):
     total: int
 
 
-class Percentage(msgspec.Struct, frozen=True):
-    """With its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a head is worth; percentages are None where nothing could be measured."""
+    """What a head is worth; estimates are in percent, None where nothing could be measured."""
 
     backbone: str
     classes: int
     examples: int
     fewest: tuple[str, int]
     held_out: int
-    accuracy: Percentage | None
-    unknown: Percentage | None
+    accuracy: Estimate | None
+    unknown: Estimate | None
     confusions: list[tuple[str, str, int, int]]
     """(one class, another, mistakes between them, held-out examples of both)"""
     regularisation: str
@@ -166,14 +159,11 @@ def _taught(order: Order, say: Say, make_engine: MakeEngine, broken: list[str]) 
 
 def _report(learnt: Learnt, backbone: str) -> Report:
     lesson = learnt.lesson
-    percentages = [
-        None if one is None else Percentage(round(one.value, 2), round(one.low, 2), round(one.high, 2))
-        for one in (lesson.accuracy, lesson.unknown)
-    ]
     return Report(
         backbone=backbone, classes=len(lesson.counts), examples=sum(lesson.counts.values()),
         fewest=min(lesson.counts.items(), key=lambda item: item[1]), held_out=lesson.held_out,
-        accuracy=percentages[0], unknown=percentages[1],
+        accuracy=lesson.accuracy and lesson.accuracy.rounded(),
+        unknown=lesson.unknown and lesson.unknown.rounded(),
         confusions=[(one.first, one.second, one.count, one.examples) for one in lesson.confusions],
         regularisation=lesson.regularisation, cost_ms=round(lesson.cost_us / 1e3, 4), size_bytes=lesson.size_bytes,
         features_s=round(learnt.features_s, 2), taught_s=round(learnt.taught_s, 2),

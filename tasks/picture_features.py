@@ -4,7 +4,7 @@ Threads read, decode, scale and encode pictures (all of it outside the interpret
 decoder and the backbone in batches. Entropy coding is left out: it is exact, so the symbols that a server would decode
 are the ones that went in.
 
-Axes: M views, D pooled features, C H W the latent, S the side of the encoder's input.
+Axes: M views, D pooled features, F h w the feature map at the cut, C H W the latent, S the side of the encoder's input.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.bundle import Bundle
+from pipeline.bundle import Backbone, Bundle
 from pipeline.codec.quantisation import dequantise, quantise
 from pipeline.datasets import Item, decode_image
-from pipeline.errors import FrankenError
+from pipeline.errors import ConfigError, FrankenError
 from pipeline.preprocess import Preprocessor
 from pipeline.runtime.encoder import FrameEncoder
 from pipeline.runtime.engine import Engine
 from pipeline.runtime.engines import usable_cores
 from tasks.through_codec import View
 
+Float16 = NDArray[np.float16]
 Float32 = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
@@ -36,16 +37,20 @@ BATCH = 16
 _AHEAD = 4
 """Pictures per thread that may be encoded and waiting for the engine."""
 _ORIENTATION = 0x0112
+MAP_BYTES_MAX = 500_000_000
+"""Of feature maps: 8,000 views on lite0."""
+_HALF_MAX = 65_504.0
 
 
 @dataclass(frozen=True, eq=False)
 class PictureFeatures:
     """`pooled_MD` float32, `pictures_M` int64: which picture each row is a view of; `broken`: a line for each picture
-    that could not be read."""
+    that could not be read; `maps_MFhw`: feature maps, where they were wanted."""
 
     pooled_MD: Float32
     pictures_M: NDArray[np.int64]
     broken: tuple[str, ...]
+    maps_MFhw: Float16 | None = None
 
 
 def picture_features(
@@ -56,12 +61,18 @@ def picture_features(
     *,
     operating_point: str = "",
     threads: int = 0,
+    maps: bool = False,
     on_picture: Callable[[int], None] = lambda done: None,
 ) -> PictureFeatures:
-    """Features of `views(i)` of each item i. `threads` 0: one a core. `on_picture` hears how many are done."""
+    """Features of `views(i)` of each item i. `threads` 0: one a core. `on_picture` hears how many are done.
+
+    `maps`: feature maps too. Raises ConfigError if there are too many of them, or the engine hands none out.
+    """
+    if maps:
+        _check_maps(bundle.backbone(engine.backbone), sum(len(views(index)) for index in range(len(items))))
     workers = threads or usable_cores()
     encoders = _Encoders(bundle, operating_point)
-    collected = _Collected(engine)
+    collected = _Collected(engine, maps)
     with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
         waiting: deque[tuple[int, Future[list[Float32]]]] = deque()
         try:
@@ -117,10 +128,11 @@ class _Encoders:
 class _Collected:
     """Latents on their way through the engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, maps: bool) -> None:
         self._engine = engine
         self._latents: list[Float32] = []
         self._pooled: list[Float32] = []
+        self._maps: list[Float16] | None = [] if maps else None
         self._pictures: list[int] = []
         self._broken: list[str] = []
 
@@ -138,13 +150,29 @@ class _Collected:
 
     def flush(self) -> None:
         if self._latents:
-            self._pooled.append(np.array(self._engine.from_latents(np.stack(self._latents)).pooled_BD, np.float32))
+            features = self._engine.from_latents(np.stack(self._latents))
+            self._pooled.append(np.array(features.pooled_BD, np.float32))
+            if self._maps is not None:
+                if features.feature_BFhw is None:
+                    raise ConfigError(f"the engine of {self._engine.backbone} hands out no feature maps: use onnx")
+                # Beyond half precision's range nothing is told apart anyway.
+                self._maps.append(features.feature_BFhw.clip(-_HALF_MAX, _HALF_MAX).astype(np.float16))
             self._latents = []
 
     def result(self) -> PictureFeatures:
         nothing = np.zeros((0, self._engine.feature_width), np.float32)
         pooled = np.concatenate([nothing, *self._pooled])
-        return PictureFeatures(pooled, np.array(self._pictures, np.int64), tuple(self._broken))
+        maps = np.concatenate(self._maps) if self._maps else None
+        return PictureFeatures(pooled, np.array(self._pictures, np.int64), tuple(self._broken), maps)
+
+
+def _check_maps(backbone: Backbone, views: int) -> None:
+    size = 2 * views * backbone.feature_channels * backbone.feature_height * backbone.feature_width
+    if size > MAP_BYTES_MAX:
+        raise ConfigError(
+            f"feature maps of {views} views take {size / 1e6:,.0f} MB of memory, limit {MAP_BYTES_MAX / 1e6:,.0f}: "
+            "learn from fewer pictures, or from one view of each"
+        )
 
 
 def upright_pixels(data: bytes, *, name: str, side: int) -> Pixels:

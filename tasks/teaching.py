@@ -24,11 +24,11 @@ from tasks.example_store import Examples, Origin
 from tasks.head import Head, gate_of
 from tasks.head_file import HeadFile, HeadFiles, pack_head, read_head
 from tasks.probe import PENALTIES, Float32, Scaling, fit_probe
-from tasks.small_network import fit_network
+from tasks.small_network import Features, fit_network
 from tasks.unknown import UNKNOWN, UnknownGate, fit_gate
 
-KINDS = ("linear", "mlp", "nearest")
-"""What can be taught here; heads on the feature map come as packages."""
+KINDS = ("linear", "mlp", "nearest", "map")
+"""What can be taught here; others come as packages."""
 PROBE_WORK_MAX = 2_000_000
 """Examples × classes up to which a probe is fitted; beyond, a discriminant. About two minutes of one core."""
 PENALTY_ALONE = 0.01
@@ -75,7 +75,7 @@ class Lesson:
 @dataclass(frozen=True)
 class _Fitted:
     arrays: dict[str, NDArray[Any]]
-    logits: Callable[[Float32], Float32]
+    logits: Callable[[Features], Float32]
     regularisation: str
     chosen: float | None = None
     settings: dict[str, float] = field(default_factory=dict)
@@ -87,6 +87,7 @@ def teach(
     origin: Origin,
     *,
     kind: str = "linear",
+    maps_MFhw: Features | None = None,
     unknown: bool = True,
     title: str = "",
     operating_point: str = "",
@@ -95,8 +96,22 @@ def teach(
     created: str = "",
     on_step: OnStep = lambda what, done, total: None,
 ) -> Lesson:
-    """Train a head on `examples` and measure it. Raises InputError where they teach nothing, ConfigError."""
-    notes = _check(task, examples, kind, unknown)
+    """Train a head on `examples` and measure it. `maps_MFhw`: their feature maps, for kind "map".
+
+    Raises InputError where they teach nothing, ConfigError.
+    """
+    features: Features = examples.pooled_MD
+    notes: list[str] = []
+    if kind == "map":
+        if maps_MFhw is None:
+            raise InputError(
+                f"task {task} has no feature maps: heads of kind map learn from pictures, with `tasks add`"
+            )
+        features = maps_MFhw
+        if unknown and UNKNOWN not in examples.classes:
+            notes.append(f"a head on the feature map never answers {UNKNOWN!r}: give it a class of what it is not")
+        unknown = False
+    notes += _check(task, examples, kind, unknown)
     classes = len(examples.classes)
     learn, held = ~examples.held_out_M, examples.held_out_M
     # A class whose examples are all held out cannot be told from them.
@@ -107,13 +122,14 @@ def teach(
     accuracy, rejected = None, None
     confusions: tuple[Confusion, ...] = ()
     if held.any() and classes > 1:
-        first = _fit(kind, examples, learn, None, lambda done, total: on_step("learning", done, total))
+        first = _fit(kind, examples, features, learn, None, lambda done, total: on_step("learning", done, total))
         chosen = first.chosen
-        answers = first.logits(examples.pooled_MD[held]).argmax(axis=1)
+        answers = first.logits(features[held]).argmax(axis=1)
         truth = examples.labels_M[held]
         accuracy = wilson(int((answers == truth).sum()), len(truth))
         confusions = find_confusions(answers, truth, examples.classes)
-    final = _fit(kind, examples, np.ones(len(examples), bool), chosen, lambda d, t: on_step("the final head", d, t))
+    everything = np.ones(len(examples), bool)
+    final = _fit(kind, examples, features, everything, chosen, lambda d, t: on_step("the final head", d, t))
     gate = _gate(task, examples, classes, unknown, notes)
     if gate is not None and held.any():
         rejected = _rejected(examples, learn, held)
@@ -138,7 +154,7 @@ def teach(
     head = read_head(files, backbone=origin.backbone, feature_width=origin.feature_width)
     return Lesson(
         files, head, examples.counts(), accuracy, int(held.sum()), rejected, confusions, final.regularisation,
-        cost_us(head, origin.feature_width), len(files.arrays), tuple(notes),
+        cost_us(head, np.asarray(features[:1], np.float32)), len(files.arrays), tuple(notes),
     )  # fmt: skip
 
 
@@ -165,16 +181,18 @@ def find_confusions(
     return tuple(sorted(worth, key=lambda pair: (-pair.count, pair.examples, pair.first))[:most])
 
 
-def cost_us(head: Head, feature_width: int) -> float:
-    """Microseconds that a lone frame costs on this machine, beside the backbone: the median of some runs."""
-    pooled = np.random.default_rng(0).random((1, feature_width), np.float32)
+def cost_us(head: Head, frame_1X: Float32) -> float:
+    """Microseconds that a lone frame costs on this machine, beside the backbone: the median of some runs.
+
+    `frame_1X`: what the head reads of it.
+    """
     gate = gate_of(head)
     taken = []
     for _ in range(_TIMED_RUNS):
         started = time.perf_counter()
-        logits = head.logits(pooled)
+        logits = head.logits(frame_1X)
         if gate is not None:
-            gate.widen(logits, pooled)
+            gate.widen(logits, frame_1X)
         taken.append(time.perf_counter() - started)
     return float(np.median(taken)) * 1e6
 
@@ -207,11 +225,14 @@ def _check(task: str, examples: Examples, kind: str, unknown: bool) -> list[str]
 def _fit(
     kind: str,
     examples: Examples,
+    features_M: Features,
     rows: NDArray[np.bool_],
     chosen: float | None,
     on_step: Callable[[int, int], None],
 ) -> _Fitted:
-    features, labels, groups = examples.pooled_MD[rows], examples.labels_M[rows], examples.groups_M[rows]
+    """A head of `kind` from `rows` of the features that it reads."""
+    labels, groups = examples.labels_M[rows], examples.groups_M[rows]
+    features = features_M if rows.all() else features_M[rows]
     classes = len(examples.classes)
     if classes == 1:
         width = features.shape[1]
@@ -219,7 +240,7 @@ def _fit(
         return _Fitted(arrays, lambda pooled: np.zeros((len(pooled), 1), np.float32), "none")
     if kind == "nearest":
         return _fit_nearest(features, labels, classes)
-    if kind == "mlp":
+    if kind in ("mlp", "map"):
         network = fit_network(features, labels, classes=classes, groups_M=groups, on_step=on_step)
         return _Fitted(dict(network.arrays()), network.logits, f"stopped after {network.epochs} epochs")
     if len(examples) * classes > PROBE_WORK_MAX:  # of all, so that both fits are of one kind

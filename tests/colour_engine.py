@@ -11,12 +11,13 @@ WIDTH = 8
 
 
 class ColourEngine:
-    """Means of the latent's first channels: enough to tell colours apart."""
+    """Means of the latent's first channels, and those as they are for a feature map: enough to tell colours apart."""
 
     backend, device, backbone, feature_width = "test", "cpu", "null", WIDTH
 
     def from_latents(self, latents_BCHW: np.ndarray) -> Features:
-        return Features(latents_BCHW[:, :WIDTH].mean(axis=(2, 3)).astype(np.float32), 0.0, 0.0)
+        feature_BFhw = latents_BCHW[:, :WIDTH].astype(np.float32)
+        return Features(feature_BFhw.mean(axis=(2, 3)), 0.0, 0.0, feature_BFhw)
 
     def from_images(self, images_B3HW: np.ndarray) -> Features:
         raise NotImplementedError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from edge_node import open_source
 from frankenstream.config import EncoderSettings, OutputSettings, StreamSettings
 from frankenstream.edge_record import check_record
 from frankenstream.edge_run import EdgeRun, run_edge
@@ -45,12 +46,14 @@ def command(
     encoder, stream = encoder or EncoderSettings(), stream or StreamSettings()
     output = output or OutputSettings()
     check_record(output)
+    place = named_source(source)
+    open_source(place).close()  # what is wrong with it is told before a server is waited for
     arguments = ["--backend", backend]
     if encoder.bundle is not None:
         arguments += ["--bundle", str(encoder.bundle)]
     with ServerProcess(arguments, console=console) as server:
         run = EdgeRun(
-            source=named_source(source), server=server.url, encoder=encoder, stream=stream,
+            source=place, server=server.url, encoder=encoder, stream=stream,
             output=output,
             pace=Pace(loop=loop), lossless=lossless, jpeg_quality=jpeg,
         )  # fmt: skip

@@ -5,13 +5,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import importlib
 import importlib.util
 import logging
-import threading
-from concurrent.futures import Future
 from typing import Any, Final
 
 from aiohttp import web
@@ -23,13 +19,14 @@ from pipeline.errors import TransportError
 from pipeline.transports.access import ServerAccess
 from pipeline.transports.base import OnServerEvent, SessionHandle, Traffic, is_loopback
 from pipeline.transports.http_address import OFFER_PATH, STREAM_PATH, WEBRTC_PATH, HttpAddress
+from pipeline.transports.http_thread import HttpThread
 from pipeline.transports.stream_door import OpenDoor, StreamDoor
 from pipeline.transports.websocket_server import serve_socket, token_of
 from pipeline.wire.directory import SessionDirectory
 
 log = logging.getLogger("frankenstream.transports")
 
-_START_S: Final = 10.0
+_SHUTDOWN_S: Final = 0.5
 
 
 class StreamRoutes:
@@ -100,16 +97,15 @@ class HttpListener:
         clock: Clock = clocks.monotonic,
     ) -> None:
         self._address = check_address(url, access)
-        self._access = access
         self._door = StreamDoor(directory, on_event, clock, url=url)
         self._routes = StreamRoutes(lambda: self._door, access)
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._started: Future[int] = Future()
-        self._thread = threading.Thread(target=self._run, name=f"server {url}", daemon=True)
-        self._thread.start()
+        self._thread = HttpThread(
+            f"server {url}", self._application, self._routes.close,
+            host="127.0.0.1" if self._address.host == "localhost" else self._address.host,
+            port=self._address.port, tls=access.tls, shutdown_s=_SHUTDOWN_S,
+        )  # fmt: skip
         try:
-            port = self._started.result(_START_S)
+            port = self._thread.start()
         except OSError as error:
             raise TransportError(f"{url} is in use by another program or cannot be opened: {error.strerror}") from None
         self.url = self._address.with_port(port)
@@ -126,37 +122,15 @@ class HttpListener:
 
     def close(self, timeout: float = 5.0, *, drain_s: float = 0.0, peer: str = "", retry_after_s: float = 0.0) -> None:
         """See ServerTransport."""
-        if not self._thread.is_alive():
-            return
-        self._door.close(timeout, drain_s=drain_s, peer=peer, retry_after_s=retry_after_s)
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._stop.set)
-        if threading.current_thread() is not self._thread:
-            self._thread.join(timeout)
+        if self._thread.alive:
+            self._door.close(timeout, drain_s=drain_s, peer=peer, retry_after_s=retry_after_s)
+            self._thread.stop(timeout)
 
-    def _run(self) -> None:
-        try:
-            self._loop.run_until_complete(self._serve())
-        finally:
-            self._loop.close()
-
-    async def _serve(self) -> None:
+    def _application(self) -> web.Application:
         self._door.attach()
         app = web.Application(client_max_size=limits.SDP_BYTES_MAX)
         app.add_routes(self._routes.table())
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
-        try:
-            await runner.setup()
-            host = "127.0.0.1" if self._address.host == "localhost" else self._address.host
-            await web.TCPSite(runner, host, self._address.port, ssl_context=self._access.tls).start()
-        except OSError as error:
-            self._started.set_exception(error)
-        else:
-            self._started.set_result(int(runner.addresses[0][1]))
-            await self._stop.wait()
-        finally:
-            await self._routes.close()
-            await runner.cleanup()
+        return app
 
 
 def check_address(url: str, access: ServerAccess) -> HttpAddress:

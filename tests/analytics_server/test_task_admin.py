@@ -156,6 +156,20 @@ def test_what_is_refused_leaves_what_serves(server: Server, name: str, files: He
     assert [row["version"] for row in client.tasks()["tasks"] if row["name"] == "birds"] == [1]
 
 
+def test_a_head_on_a_feature_map_of_another_size_is_refused(server: Server) -> None:
+    """It is run on a map of the backbone's own size before it serves."""
+
+    def on_map(channels: int) -> HeadFiles:
+        entry = HeadFile(task="spots", backbone="null", classes=2, labels="spots", names=["a", "b"], kind="map")
+        layers = {"inner": (5, channels), "inner_bias": (5,), "outer": (2, 5), "outer_bias": (2,)}
+        return pack_head(entry, {name: np.zeros(shape, np.float32) for name, shape in layers.items()})
+
+    client = TaskClient(server.http_url)
+    with pytest.raises(BundleError, match="head spots failed: ValueError"):
+        client.put("spots", [on_map(41)])
+    assert client.put("spots", [on_map(40)])["version"] == 1
+
+
 def test_the_decoder_it_was_trained_with(server: Server, null_bundle: Bundle) -> None:
     good = synthesis_sha256(null_bundle, null_bundle.backbone("null"))
     assert TaskClient(server.http_url).put("birds", [head(synthesis_sha256=good)])["version"] == 1

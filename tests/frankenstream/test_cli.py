@@ -49,6 +49,7 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["edge", "--budget-ms", "soon"], 2, "soon"),
         (["replay", "tour", "--fast", "--realtime"], 2, "contradict"),
         (["edge", "/nowhere/clip.mp4"], 3, "/nowhere/clip.mp4"),
+        (["demo", "--source", "/nowhere/clip.mp4"], 3, "/nowhere/clip.mp4"),
         (["bundle", "info", "/nowhere/bundle"], 5, "/nowhere/bundle"),
         (["tasks", "info", "birds"], 2, "food101"),
         (["--config", "/nowhere.toml", "doctor"], 2, "/nowhere.toml"),
@@ -58,7 +59,7 @@ def test_what_is_wrong_is_one_line(
     arguments: list[str], code: int, words: str, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Usage and settings end with 2, input with 3, models with 5; each says the value seen."""
-    if arguments[0] == "edge":
+    if arguments[0] in ("edge", "demo"):
         arguments = [*arguments, "--bundle", str(bundle)]
 
     assert run(arguments) == code

@@ -91,6 +91,16 @@ def test_the_life_of_a_task(pictures: Path, tmp_path: Path, capsys: pytest.Captu
     assert "there is no task 'farben' of yours: you have 色" in said(capsys)
 
 
+def test_a_head_on_the_feature_map(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Added and asked like any other; what is kept for later are pooled features, which cannot teach one."""
+    assert run(["tasks", "add", "farben", str(pictures), "--kind", "map", "--views", "1"]) == 0
+    assert "never answers 'unknown'" in said(capsys)
+    assert run(["tasks", "test", "farben", str(pictures / "緑" / "1.png"), "--top-k", "1"]) == 0
+    assert "緑" in said(capsys)
+    assert run(["tasks", "teach", "farben", "--kind", "map"]) == 3
+    assert "heads of kind map learn from pictures" in said(capsys)
+
+
 def test_a_running_server_takes_it_over(pictures: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """While an edge streams; a few-shot task from that edge, too."""
     opened = Bundle.open(bundle)

@@ -10,12 +10,13 @@ from PIL import Image
 
 from pipeline.bundle import Bundle
 from pipeline.datasets import Dataset, Item
-from pipeline.errors import InputError
+from pipeline.errors import ConfigError, InputError
 from tasks.adding import gather_examples
 from tasks.labelled_pictures import LabelledPictures, Picture
 from tasks.picture_features import picture_features, upright_pixels
 from tasks.through_codec import evaluation_view, features_of, live_view
 from tests.bundles import backbone, random_bundle
+from tests.colour_engine import ColourEngine
 from tests.tasks.test_through_codec import WIDTH, MeanEngine
 
 
@@ -61,6 +62,19 @@ def test_broken_pictures_are_named_and_classes_without_any_left_aside(bundle: Bu
     assert gathered.notes == ("no picture of c can be read: left aside",)
     with pytest.raises(InputError, match=r"none of 1 pictures can be read; the first: 0\.png"):
         gather_examples(LabelledPictures((Picture(items(1, 0)[0], 0, False),), ("a",)), bundle, MeanEngine())
+
+
+def test_feature_maps_where_they_are_wanted(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the views; too many for the memory, and an engine without any, are told in a line."""
+    views = [live_view(bundle)]
+    found = picture_features(items(3), lambda index: views, bundle, ColourEngine(), maps=True)
+    assert found.maps_MFhw is not None
+    assert np.allclose(found.maps_MFhw.mean(axis=(2, 3), dtype=np.float32), found.pooled_MD, atol=1e-2)
+    with pytest.raises(ConfigError, match="hands out no feature maps"):
+        picture_features(items(3), lambda index: views, bundle, MeanEngine(), maps=True)
+    monkeypatch.setattr("tasks.picture_features.MAP_BYTES_MAX", 100_000)
+    with pytest.raises(ConfigError, match="feature maps of 3 views take 0 MB of memory, limit 0"):
+        picture_features(items(3), lambda index: views, bundle, ColourEngine(), maps=True)
 
 
 def test_photos_are_seen_upright() -> None:

@@ -179,6 +179,8 @@ def test_examples_add_up(tmp_path: Path) -> None:
     examples, strange = store.load(ORIGIN)
     assert examples is not None
     assert (strange, examples.counts()) == ([], {"class 0": 12, "class 1": 17, "class 2": 12, "кружка": 7})
+    assert store.counts(ORIGIN) == examples.counts()
+    assert list(store.counts(ORIGIN)) == list(examples.counts())
     assert store.forget("кружка") == 1
     assert "кружка" not in store.load(ORIGIN)[0].counts()  # type: ignore[union-attr]
 
@@ -187,6 +189,7 @@ def test_examples_of_another_bundle_are_left_aside_and_named(tmp_path: Path) -> 
     store = ExampleStore(tmp_path)
     store.save_capture("cup", clusters().pooled_MD[:5], msgspec_replace_origin("d" * 64))
     assert store.load(ORIGIN) == (None, ["capture-0001.null.safetensors"])
+    assert store.counts(ORIGIN) == {}
 
 
 def msgspec_replace_origin(codec_id: str) -> Any:
@@ -199,6 +202,8 @@ def test_damaged_examples_are_named(tmp_path: Path) -> None:
     (tmp_path / "capture-0001.null.safetensors").write_bytes(b"junk")
     with pytest.raises(InputError, match=r"capture-0001\.null\.safetensors do not read"):
         ExampleStore(tmp_path).load(ORIGIN)
+    with pytest.raises(InputError, match=r"capture-0001\.null\.safetensors do not read"):
+        ExampleStore(tmp_path).counts(ORIGIN)
 
 
 def test_joined_groups_stay_apart() -> None:

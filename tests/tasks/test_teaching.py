@@ -36,6 +36,39 @@ def test_a_head_of_every_kind(kind: str) -> None:
     assert (again.logits(pooled).argmax(axis=1) == lesson.head.logits(pooled).argmax(axis=1)).all()
 
 
+def spots(count: int = 60, *, seed: int = 0) -> tuple[Examples, np.ndarray]:
+    """Maps of noise with a faint mark at one of 36 places, of one kind or the other; pooled they tell nothing."""
+    rng = np.random.default_rng(seed)
+    maps = rng.standard_normal((count, 4, 6, 6)).astype(np.float16)
+    labels = np.arange(count) % 2
+    for row, label in enumerate(labels):
+        y, x = rng.integers(0, 6, 2)
+        maps[row, :, y, x] = (9, 9, 0, 0) if label else (9, -9, 0, 0)
+    maps -= maps.mean(axis=(2, 3), keepdims=True)
+    pooled = maps.mean(axis=(2, 3), dtype=np.float32)
+    return Examples(("round", "square"), pooled, labels, np.arange(count), np.arange(count) % 10 > 7), maps
+
+
+def test_a_head_on_the_feature_map_finds_what_pooling_loses() -> None:
+    """A small thing anywhere; without `unknown`, which it says; its files read back to the same answers."""
+    examples, maps = spots(200)
+    lesson = teach("marks", examples, replace(ORIGIN, feature_width=4), kind="map", maps_MFhw=maps)
+    assert lesson.accuracy is not None
+    assert lesson.accuracy.value > 90
+    assert lesson.head.labels == ("round", "square")
+    assert any("never answers 'unknown'" in note for note in lesson.notes)
+    again = read_head(lesson.files, backbone="null", feature_width=4)
+    fresh, strange = spots(seed=5)
+    assert (again.logits(strange.astype(np.float32)).argmax(axis=1) == fresh.labels_M).mean() > 0.9
+
+
+def test_a_head_on_the_feature_map_needs_two_classes() -> None:
+    examples, maps = spots(20)
+    alone = replace(examples, classes=("mark",), labels_M=np.zeros(20, np.int64))
+    with pytest.raises(InputError, match="one class, 'mark': a head needs two"):
+        teach("marks", alone, replace(ORIGIN, feature_width=4), kind="map", maps_MFhw=maps)
+
+
 def test_accuracy_is_of_a_head_that_never_saw_the_held_out_examples() -> None:
     """Labels that mean nothing cannot be guessed, however well they are learnt by heart."""
     examples = clusters(2, 100)
@@ -86,7 +119,8 @@ def test_a_class_called_unknown_is_a_class() -> None:
 @pytest.mark.parametrize(
     ("examples", "kind", "line"),
     [
-        (clusters(2), "map", "kind is 'map', expected linear, mlp, nearest"),
+        (clusters(2), "magic", "kind is 'magic', expected linear, mlp, nearest, map"),
+        (clusters(2), "map", "no feature maps: heads of kind map learn from pictures"),
         (replace(clusters(2), classes=("a", "b", "c")), "linear", "no examples of c"),
         (replace(clusters(2), pooled_MD=np.full((24, WIDTH), np.nan, np.float32)), "linear", "not finite"),
     ],

@@ -57,9 +57,10 @@ def add(
     quality:
         Operating point that the edges use; the bundle's default if not given.
     kind:
-        linear, mlp (one hidden layer) or nearest (the nearest examples vote).
+        linear, mlp (one hidden layer), nearest (the nearest examples vote) or map (looks at every place of the feature
+        map, the strongest one answers: for small things anywhere in the frame).
     unknown:
-        Answer "unknown" for what fits no class.
+        Answer "unknown" for what fits no class; a map never does.
     title:
         What people read; the name if not given.
     views:

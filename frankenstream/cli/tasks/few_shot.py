@@ -16,7 +16,7 @@ from pipeline.bundle import Bundle
 from pipeline.errors import ConfigError, InputError
 from tasks.adding import origin_of
 from tasks.captured import read_capture
-from tasks.example_store import Examples, ExampleStore, Origin, examples_of
+from tasks.example_store import Examples, Origin, examples_of
 from tasks.learning import today
 from tasks.store import HeadStore
 from tasks.teaching import teach as train
@@ -89,7 +89,7 @@ def capture(
         if replace:
             examples.forget(label)
         examples.save_capture(label, pooled, origin)
-        counts = _counts(examples, origin)
+        counts = ", ".join(f"{one} {count}" for one, count in examples.counts(origin).items())
     console.print(f"{task}: {len(pooled)} frames of {label!r}; in all {counts}", markup=False)
     further = f"the next label, or: frankenstream tasks teach {task} --server {client.url}"
     console.print(further, style="dim", markup=False, soft_wrap=True)
@@ -167,8 +167,3 @@ def _read_capture(data: bytes, label: str) -> tuple[Examples, Origin]:
     count = len(pooled)
     each = np.arange(count)
     return Examples((label,), pooled, np.zeros(count, np.int64), each, np.zeros(count, bool)), origin
-
-
-def _counts(examples: ExampleStore, origin: Origin) -> str:
-    found, _ = examples.load(origin)
-    return ", ".join(f"{label} {count}" for label, count in found.counts().items()) if found else "none"

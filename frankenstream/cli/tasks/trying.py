@@ -66,7 +66,8 @@ def ask(
     table = Table("picture", "bytes", "answer", box=None, pad_edge=False)
     for path in images:
         bitstream = route.bitstream(route.encoder.preprocess(read_image(path)))
-        result = heads.top(engine.from_latents(route.latent(bitstream)[None]).pooled_BD, top_k)[0][0]
+        features = engine.from_latents(route.latent(bitstream)[None])
+        result = heads.top(features.pooled_BD, top_k, feature_BFhw=features.feature_BFhw)[0][0]
         answer = ", ".join(f"{label.name} {label.score:.0%}" for label in result.labels)
         table.add_row(path.name, str(len(bitstream)), answer or result.error)
     console.print(table, markup=False)

@@ -1,32 +1,4 @@
-"""Rate control: from what was sent and acknowledged to what is encoded next, and when it is sent. Pure, no timers.
-
-The control law
----------------
-Every frame is a burst of a few kB, so each answer is a measurement of the bottleneck, whether the link is full or not:
-
-    left     when the frame had passed the bottleneck: its receipt minus the least one-way delay (of the last 10 s)
-    service  left − max(sent, left of the frame before): the time that the bottleneck spent on it; for a frame that met
-             an idle link less the mean jitter, as the pings show it
-    rate     bytes / service; the *estimate* is the median of the last few
-
-This is packet-pair measuring (Keshav, "A control-theoretic approach to flow control", SIGCOMM 1991) with BBR's two
-filters (Cardwell et al., ACM Queue 14(5), 2016: least delay, delivery rate); one-way delays are taken relative to their
-least, so clocks need no agreement (LEDBAT, RFC 6817). Where several edges share a queue, the time that the bottleneck
-spends on the others counts as service, so each one's estimate is its share.
-
-*When*: the newest flight's predicted `left` is when the link is free; the next frame leaves a little before. Each
-answer corrects the prediction, so at most one frame waits in the link. An answer that is overdue (as a TCP timer would
-say, RFC 6298) means that the link stands still: nothing more is sent into it but a probe now and then, twice as rarely
-each time.
-
-*What*: frames first, then quality. The ladder's rungs rise in bytes and fall in loss; the highest rung is taken that
-uses at most FILL of the estimate at the full frame rate and does not age a frame too much. Down at once, up only after
-it held for a while, and after an up that had to be taken back twice as long (the multiplicative part). Random loss
-alone changes nothing: it says nothing about the rate (as in SCReAM, RFC 8298, and unlike AIMD on losses). Only where
-frames go in parts does it count: a frame of more parts is lost more often.
-
-Times are monotonic seconds, sizes bytes, rates bytes a second unless a name says kbit/s.
-"""
+"""The controller of one stream: measures the link, predicts when it is free, chooses a rung. See the package."""
 
 from __future__ import annotations
 
@@ -34,8 +6,11 @@ import math
 import statistics
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+from pipeline.rate_control.least_delay import LeastDelay
+from pipeline.rate_control.rungs import RateChoice, Rung
 
 FILL: Final = 0.8
 """Share of the estimated rate that a higher rung may use: frame sizes vary, and queues grow beyond it."""
@@ -49,8 +24,6 @@ SAMPLE_S_MAX: Final = 2.0
 """Samples older than this say nothing about now."""
 START_SAMPLES: Final = 4
 """Answers before the first choice, and after a rise before the next: until then the lowest rung, and the new one."""
-BASE_WINDOW_S: Final = 10.0
-"""How long a least one-way delay counts: the way may change."""
 HOLD_S: Final = 0.35
 """How long a higher rung must fit before it is taken."""
 HOLD_S_MAX: Final = 8.0
@@ -74,47 +47,6 @@ FAILURE_MAX: Final = 0.08
 """Where frames go in parts, each of which may be lost: share of frames that a rung may fail beyond the lowest one."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncodeChoice:
-    """How a frame is to be encoded. `layers` None: all; `theta` None: the operating point's own."""
-
-    operating_point: int
-    layers: int | None = None
-    theta: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """One setting with its measured price and loss, as the bundle says. `bytes_mean`: a frame that stands alone."""
-
-    encode: EncodeChoice
-    name: str
-    bytes_mean: float
-    loss_points: float | None = None
-    """Points of top-1 below the unmodified backbone; None: not measured."""
-    layer_loss_points: tuple[float, ...] = ()
-    """The same where only the first 1, 2, … layers arrived; empty: not measured."""
-
-    def loss_with(self, decoded_layers: int, sent_layers: int) -> float | None:
-        """Expected loss of an answer from so many layers; None: not measured."""
-        if decoded_layers >= sent_layers:
-            return self.loss_points
-        return self.layer_loss_points[decoded_layers - 1] if decoded_layers <= len(self.layer_loss_points) else None
-
-
-@dataclass(frozen=True, slots=True)
-class RateChoice:
-    """What the controller wants now. `fps` is the frame rate that the link takes of it, `kbps` the estimated rate."""
-
-    rung: int
-    encode: EncodeChoice
-    name: str
-    expected_loss_points: float | None
-    fps: float
-    kbps: float | None
-    """None: not known yet."""
-
-
 @dataclass(slots=True)
 class _Flight:
     size: int
@@ -122,24 +54,6 @@ class _Flight:
     sent_at: float
     left_at: float
     due_at: float
-
-
-class LeastDelay:
-    """The least of the samples of the last BASE_WINDOW_S (between one and two windows of half that length)."""
-
-    def __init__(self) -> None:
-        self._halves: deque[tuple[float, float]] = deque(maxlen=3)
-
-    def add(self, delay_s: float, now: float) -> None:
-        half = BASE_WINDOW_S / 2
-        if not self._halves or now - self._halves[-1][0] >= half:
-            self._halves.append((now, delay_s))
-        elif delay_s < self._halves[-1][1]:
-            self._halves[-1] = (self._halves[-1][0], delay_s)
-
-    @property
-    def value(self) -> float | None:
-        return min((delay for _, delay in self._halves), default=None)
 
 
 class RateControl:
@@ -424,33 +338,3 @@ class RateControl:
         if self._rate is not None:
             fps = min(fps, 1.0 / max(self._rhythm_s, 1e-3), self._rate / self._bytes(self._rung))
         return RateChoice(self._rung, rung.encode, rung.name, rung.loss_points, fps, self.rate_kbps)
-
-
-def pinned(
-    ladder: Sequence[Rung], *, operating_point: int | None = None, layers: int | None = None, theta: float | None = None
-) -> tuple[Rung, ...]:
-    """The rungs that the user's choices leave. A pinned `layers` or `theta` that was not measured has no known loss."""
-    kept = [rung for rung in ladder if operating_point in (None, rung.encode.operating_point)]
-    changed = []
-    for rung in kept:
-        encode = replace(
-            rung.encode,
-            layers=rung.encode.layers if layers is None else layers,
-            theta=rung.encode.theta if theta is None else theta,
-        )
-        loss = rung.loss_points
-        if layers is not None:
-            loss = rung.loss_with(layers, layers + 1)
-        if theta is not None:
-            loss = None
-        changed.append(replace(rung, encode=encode, loss_points=loss))
-    return tuple(dict.fromkeys(changed))
-
-
-UNCHANGED_SHARE: Final = 0.001
-"""A frame is not sent if at most this share of its symbols differs from its reference's: some 60 bytes of news."""
-
-
-def hardly_changed(changed_share: float) -> bool:
-    """Whether a frame says nothing worth sending: `changed_share` of its symbols differ from the answered frame's."""
-    return changed_share <= UNCHANGED_SHARE
