@@ -105,11 +105,29 @@ def test_quality_and_pictures_change_what_is_sent(server: Server, open_page: Ope
     page = open_page(server.http_url)
     wait_for_text(page, "#figure-bytes", "kB")
     page.focus("#quality")
-    page.keyboard.press("ArrowLeft")
-    assert "low" in page.get_attribute("#quality", "aria-valuetext")
+    page.keyboard.press("End")
+    page.keyboard.press("Home")
+    assert not page.is_checked("#quality-auto"), "a slider that is moved is the user's"
+    assert page.get_attribute("#quality", "aria-valuetext").startswith("low")
+    wait_for_text(page, "#rate-text", r"^Quality low, your choice")
     page.check("#send-pictures")
     wait_for_text(page, "#figure-bytes", r"^([6-9]|[1-9]\d)(\.\d)? kB")
     wait_for_text(page, "#labels", CLIP_SHOWS)
+
+
+def test_the_strip_says_what_was_chosen_by_itself_and_what_it_loses(server: Server, open_page: Open) -> None:
+    """And the slider follows."""
+    page = open_page(server.http_url)
+    wait_for_text(page, "#rate-text", r"^Quality \w+, chosen for a link of about [\d.]+ .bit/s: [\d.]+ frames/s\.")
+    wait_for_text(page, "#rate-text", r"Expected loss \d+\.\d points against the unmodified backbone\.")
+    assert page.is_checked("#quality-auto")
+    page.wait_for_function(
+        """() => {
+            const [rate, quality] = ['#rate-text', '#quality-text'].map((id) => document.querySelector(id).textContent);
+            return quality.startsWith(`automatic: ${/^Quality (\\w+)/.exec(rate)[1]},`);
+        }""",
+        timeout=PATIENCE_MS,
+    )
 
 
 def test_server_off_and_on_again_recovers(make_server: Callable[..., Server], free_port: int, open_page: Open) -> None:
@@ -213,8 +231,8 @@ def test_everything_is_reached_by_keyboard(server: Server, open_page: Open) -> N
     page = open_page(server.http_url)
     wait_for_text(page, "#labels", CLIP_SHOWS)
     reached = []
-    for _ in range(16):
+    for _ in range(17):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.value || ''"))
-    wanted = "tab-operator use-camera use-sample use-file stop quality send-pictures food101"
+    wanted = "tab-operator use-camera use-sample use-file stop quality quality-auto send-pictures food101"
     assert set(wanted.split()) <= set(reached)

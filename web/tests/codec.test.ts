@@ -16,7 +16,7 @@ describe("bitstreams are those of Python", () => {
 
 test("halves round to even, NaN is 0, symbols are clipped", () => {
   const point = {
-    name: "", gain: new Float32Array([1]), offset: new Float32Array([0]), stickyThreshold: 0, refreshThreshold: 0, bytesMean: 0, lossPoints: null,
+    name: "", gain: new Float32Array([1]), offset: new Float32Array([0]), stickyThreshold: 0, refreshThreshold: 0, bytesMean: 0, lossPoints: null, layerLossPoints: [],
   };
   const latent = new Float32Array([0.5, 1.5, -0.5, -2.5, NaN, 9999, -9999]);
   expect([...quantise(latent, point)]).toEqual([0, 2, 0, -2, 0, 4095, -4095]);
@@ -24,7 +24,7 @@ test("halves round to even, NaN is 0, symbols are clipped", () => {
 
 test("a symbol of the reference stays within the sticky threshold", () => {
   const point = {
-    name: "", gain: new Float32Array([1]), offset: new Float32Array([0]), stickyThreshold: 0.8, refreshThreshold: 0, bytesMean: 0, lossPoints: null,
+    name: "", gain: new Float32Array([1]), offset: new Float32Array([0]), stickyThreshold: 0.8, refreshThreshold: 0, bytesMean: 0, lossPoints: null, layerLossPoints: [],
   };
   expect([...quantise(new Float32Array([0.7, 0.9]), point, new Int16Array([0, 0]))]).toEqual([0, 1]);
 });
@@ -32,7 +32,7 @@ test("a symbol of the reference stays within the sticky threshold", () => {
 test("a place within the refresh threshold keeps all of its symbols, another one is refreshed", () => {
   const point = {
     name: "", gain: new Float32Array([1, 1]), offset: new Float32Array([0, 0]), stickyThreshold: 0.6, refreshThreshold: 0.9,
-    bytesMean: 0, lossPoints: null,
+    bytesMean: 0, lossPoints: null, layerLossPoints: [],
   };
   // Places 0 and 1 of two channels: rms 0.85 and 1.0.
   const latent = new Float32Array([1.2, 1.4, 0.1, 0.1]);

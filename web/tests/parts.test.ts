@@ -136,9 +136,9 @@ test("a server that knows parity gets it until it says that nothing is lost", ()
     give(one, { type: "Credit", sent_frames_max: 1000, valid_for_ms: 2000 }, now);
     offer(one, frame, new Uint8Array(300), now);
     parts += frames(one, now + 0.001).length;
-    one.loss.told(frame + 1, parts);
+    one.sending.loss.told(frame + 1, parts);
   }
-  expect(one.loss.share).toBeLessThan(0.002);
+  expect(one.sending.loss.share).toBeLessThan(0.002);
   offer(one, 201, new Uint8Array(300), 20.1);
   expect(frames(one, 20.11)).toHaveLength(3);
 });

@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { pack, type Message } from "../src/wire/messages";
+import { RateControl } from "../src/wire/rate_control";
 import { EdgeSession } from "../src/wire/session";
 import type { EdgeEvent } from "../src/wire/events";
 import { STAGES } from "../src/wire/stages";
@@ -133,10 +134,44 @@ test("pings are 8 in quick succession, then one a second, and give the clock's o
   expect(session.clock.offset).toBeCloseTo(5, 3);
 });
 
-test("any order, loss and doubling of answers keeps the count equation", () => {
+function control(fpsMax: number): RateControl {
+  return new RateControl([{ point: 0, name: "only", bytesMean: 10, lossPoints: null, layerLossPoints: [] }], fpsMax);
+}
+
+test("with rate control a frame leaves when it is its turn, by the timer, and the newest one", () => {
+  const session = opened();
+  session.sending.steer(control(2), 0.001);
+  frame(session, 0, 0.01);
+  expect(sent(session, 0.01)).toContain("Frame");
+  frame(session, 1, 0.1);
+  expect(sent(session, 0.1)).not.toContain("Frame");
+  frame(session, 2, 0.2);
+  sent(session, 0.2);
+  expect(session.account.dropped).toEqual({ superseded: 1 });
+  expect(session.sending.turnAt).toBeCloseTo(0.26, 6);
+  expect(session.timerAt()!).toBeLessThanOrEqual(0.26);
+  session.timer(0.261);
+  expect(sent(session, 0.261)).toContain("Frame");
+});
+
+test("what rate control knows of a connection ends with it", () => {
+  const session = opened();
+  const steered = control(30);
+  session.sending.steer(steered, 0.001);
+  frame(session, 0, 0.012);
+  sent(session, 0.013);
+  give(session, result(0, 3), 0.04);
+  expect(steered.kbps).not.toBe(null);
+  session.disconnected("cut");
+  session.connected(0.1);
+  expect(steered.kbps).toBe(null);
+});
+
+test.each([false, true])("any order, loss and doubling of answers keeps the count equation (rate control: %s)", (steered) => {
   let seed = 7;
   const random = (below: number) => (seed = (seed * 1103515245 + 12345) % 2 ** 31) % below;
   const session = opened();
+  if (steered) session.sending.steer(control(30), 0.001);
   let newest = -1;
   let grant = 2;
   for (let step = 0; step < 3000; step++) {

@@ -20,8 +20,8 @@ interface Spec {
   tables: { file: string };
   contexts?: unknown[];
   operating_points: {
-    name: string; gain: number[]; offset: number[]; bytes_mean?: number; loss_points?: number; sticky_threshold?: number;
-    refresh_threshold?: number;
+    name: string; gain: number[]; offset: number[]; bytes_mean?: number; loss_points?: number; layer_loss_points?: number[];
+    sticky_threshold?: number; refresh_threshold?: number;
   }[];
 }
 
@@ -51,6 +51,7 @@ export class EdgeBundle {
       name: point.name, gain: new Float32Array(point.gain), offset: new Float32Array(point.offset),
       stickyThreshold: point.sticky_threshold ?? 0, refreshThreshold: point.refresh_threshold ?? 0,
       bytesMean: point.bytes_mean ?? 0, lossPoints: point.loss_points ?? null,
+      layerLossPoints: point.layer_loss_points ?? [],
     }));
     this.defaultPoint = Math.max(0, this.points.findIndex((point) => point.name === spec.default_operating_point));
     this.size = spec.preprocess.size;

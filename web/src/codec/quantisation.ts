@@ -13,6 +13,8 @@ export interface OperatingPoint {
   bytesMean: number;
   /** Measured loss in points; null: not measured. */
   lossPoints: number | null;
+  /** The same where only the first 1, 2, … layers arrived; empty: not measured. */
+  layerLossPoints: readonly number[];
 }
 
 /** Adding and taking away 1.5 · 2^52 rounds a double to the nearest whole number, halves to even. */

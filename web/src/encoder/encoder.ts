@@ -2,7 +2,7 @@
 import { pageOrigin } from "../clock";
 import { EngineError } from "../errors";
 import type { PayloadKind } from "../wire/frames";
-import type { FromWorker, ToWorker } from "./protocol";
+import type { FromWorker, Picture, ToWorker } from "./protocol";
 
 export type Loaded = FromWorker & { type: "loaded" };
 export type Encoded = FromWorker & { type: "encoded" };
@@ -39,13 +39,9 @@ export class Encoder {
     });
   }
 
-  encode(frame: number, capturedAt: number, picture: VideoFrame | ImageBitmap): void {
+  encode(frame: number, capturedAt: number, picture: Picture, kind: PayloadKind, point: number): void {
     this.busy = true;
-    this.tell({ type: "encode", frame, capturedAt, picture }, [picture]);
-  }
-
-  setQuality(point: number, kind: PayloadKind): void {
-    this.tell({ type: "quality", point, kind });
+    this.tell({ type: "encode", frame, capturedAt, picture, kind, point }, [picture]);
   }
 
   tell(message: ToWorker, transfer: Transferable[] = []): void {

@@ -1,24 +1,21 @@
 /** What page and worker say to each other. */
 import type { PayloadKind } from "../wire/frames";
+import type { MeasuredPoint } from "../wire/rungs";
 import type { StageMarks } from "../wire/stages";
+
+export type Picture = VideoFrame | ImageBitmap;
 
 export type ToWorker =
   /** `gpu`: whether WebGPU is tried, or even one in software (for tests). */
   | { type: "load"; bundle: Uint8Array; ortFolder: string; origin: number; gpu: "yes" | "no" | "software" }
-  | { type: "quality"; point: number; kind: PayloadKind }
   | { type: "opened"; referenceWindow: number; referenceEpoch: number }
   | { type: "answered"; frame: number; decodedLayers: number }
   | { type: "dropped"; frame: number; cause: string }
-  | { type: "encode"; frame: number; capturedAt: number; picture: VideoFrame | ImageBitmap };
-
-export interface PointInfo {
-  name: string;
-  bytesMean: number;
-  lossPoints: number | null;
-}
+  /** `point`: the operating point, of a bitstream. */
+  | { type: "encode"; frame: number; capturedAt: number; picture: Picture; kind: PayloadKind; point: number };
 
 export type FromWorker =
-  | { type: "loaded"; points: PointInfo[]; defaultPoint: number; size: number; analysis: string; description: string }
+  | { type: "loaded"; points: MeasuredPoint[]; defaultPoint: number; size: number; analysis: string; description: string }
   | { type: "failed"; message: string }
   /** What came of WebGPU; `trouble` "": it is used. `tried`: it was measured. */
   | { type: "gpu"; description: string; trouble: string; tried: boolean }

@@ -7,7 +7,7 @@ import { EngineError, InputError } from "../errors";
 import type { PayloadKind } from "../wire/frames";
 import { Analysis, type Latent } from "./analysis";
 import { AreaResize } from "./preprocess";
-import type { FromWorker, ToWorker } from "./protocol";
+import type { FromWorker, Picture, ToWorker } from "./protocol";
 import { ReferenceShelf } from "./references";
 import { gpuTrouble, testPicture, verdict } from "./webgpu";
 
@@ -26,8 +26,8 @@ let bundle: EdgeBundle;
 let analysis: Analysis | null = null;
 /** What is gone back to if the GPU fails. */
 let onWasm: Analysis | null = null;
-let point = 0;
-let kind: PayloadKind = "bitstream";
+/** Operating point of the last frame, and bytes of the last one that was coded alone there. */
+let lastPoint = -1;
 let lastAloneBytes = 0;
 const references = new ReferenceShelf();
 const resizes = new Map<number, AreaResize>();
@@ -44,14 +44,14 @@ async function load({ bundle: zip, ortFolder, origin, gpu }: ToWorker & { type: 
   setOrigin(origin);
   try {
     bundle = new EdgeBundle(zip);
-    point = bundle.defaultPoint;
     analysis = onWasm = await Analysis.load(ortFolder, bundle.size, { fp32: bundle.fp32, int8: bundle.int8 });
   } catch (error) {
     tell({ type: "failed", message: words(error) });
     return;
   }
   tell({
-    type: "loaded", points: bundle.points.map(({ name, bytesMean, lossPoints }) => ({ name, bytesMean, lossPoints })),
+    type: "loaded",
+    points: bundle.points.map(({ name, bytesMean, lossPoints, layerLossPoints }) => ({ name, bytesMean, lossPoints, layerLossPoints })),
     defaultPoint: bundle.defaultPoint, size: bundle.size, analysis: bundle.analysisName, description: analysis.description,
   });
   if (gpu !== "no") setTimeout(() => void tryGpu(ortFolder, gpu === "software"), GPU_AFTER_MS);
@@ -93,10 +93,10 @@ async function analysed(image: Float32Array): Promise<Latent> {
   }
 }
 
-async function encode({ frame, capturedAt, picture }: ToWorker & { type: "encode" }): Promise<void> {
+async function encode({ frame, capturedAt, picture, kind, point }: ToWorker & { type: "encode" }): Promise<void> {
   const captureDone = monotonic();
   try {
-    const encoded = kind === "jpeg" ? await asJpeg(picture) : await asBitstream(frame, picture);
+    const encoded = kind === "jpeg" ? await asJpeg(picture) : await asBitstream(frame, picture, point);
     tell(
       {
         type: "encoded", frame, payload: encoded.payload, kind: encoded.kind, referenced: encoded.referenced,
@@ -118,39 +118,41 @@ interface Encoded {
   marks: { preprocessDone: number; analysisDone: number };
 }
 
-async function asBitstream(frame: number, picture: VideoFrame | ImageBitmap): Promise<Encoded> {
+async function asBitstream(frame: number, picture: Picture, point: number): Promise<Encoded> {
   if (!analysis) throw new EngineError("the encoder is not loaded");
   const image = await preprocess(picture, bundle.size);
   const preprocessDone = monotonic();
   const { latent, height, width } = await analysed(image);
   const analysisDone = monotonic();
-  const choice = choose(latent, { height, width });
+  const choice = choose(latent, { height, width }, point);
   references.keep(frame, choice.symbols);
   return { ...choice, kind: "bitstream", marks: { preprocessDone, analysisDone } };
 }
 
 /** Against the newest frame that the server has, or alone where that is shorter: the scene has changed. */
-function choose(latent: Float32Array, grid: Grid): { symbols: Int16Array; payload: Uint8Array; referenced: boolean } {
+function choose(latent: Float32Array, grid: Grid, point: number): { symbols: Int16Array; payload: Uint8Array; referenced: boolean } {
   const { codec, points } = bundle;
+  if (point !== lastPoint) lastAloneBytes = 0; // What it takes alone is not known there.
+  lastPoint = point;
   const reference = codec.takesReferences ? references.newest : null;
   if (reference) {
     const symbols = quantise(latent, points[point]!, codec.heldSymbols(reference));
     const payload = codec.encode(symbols, grid, point, { reference });
     if (payload.length < WORTH_COMPARING * lastAloneBytes) return { symbols, payload, referenced: true };
-    const alone = encodeAlone(latent, grid);
+    const alone = encodeAlone(latent, grid, point);
     return payload.length <= alone.payload.length ? { symbols, payload, referenced: true } : alone;
   }
-  return encodeAlone(latent, grid);
+  return encodeAlone(latent, grid, point);
 }
 
-function encodeAlone(latent: Float32Array, grid: Grid): { symbols: Int16Array; payload: Uint8Array; referenced: boolean } {
+function encodeAlone(latent: Float32Array, grid: Grid, point: number): { symbols: Int16Array; payload: Uint8Array; referenced: boolean } {
   const symbols = quantise(latent, bundle.points[point]!);
   const payload = bundle.codec.encode(symbols, grid, point);
   lastAloneBytes = payload.length;
   return { symbols, payload, referenced: false };
 }
 
-async function asJpeg(picture: VideoFrame | ImageBitmap): Promise<Encoded> {
+async function asJpeg(picture: Picture): Promise<Encoded> {
   draw(picture, bundle.size);
   const preprocessDone = monotonic();
   const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: JPEG_QUALITY });
@@ -159,7 +161,7 @@ async function asJpeg(picture: VideoFrame | ImageBitmap): Promise<Encoded> {
 }
 
 /** The largest centred square as RGB planes [3, size, size] in [0, 1]. */
-async function preprocess(picture: VideoFrame | ImageBitmap, size: number): Promise<Float32Array> {
+async function preprocess(picture: Picture, size: number): Promise<Float32Array> {
   let side = Math.min(...sides(picture));
   let pixels = "copyTo" in picture && side <= COPY_MAX * size ? await copied(picture, side) : null;
   if (!pixels) {
@@ -193,7 +195,7 @@ async function copied(frame: VideoFrame, side: number): Promise<Uint8ClampedArra
 }
 
 /** Draws the largest centred square to the canvas, `side` wide. */
-function draw(picture: VideoFrame | ImageBitmap, side: number): void {
+function draw(picture: Picture, side: number): void {
   const [width, height] = sides(picture);
   const square = Math.min(width, height);
   if (!square) throw new InputError("the video gave an empty picture");
@@ -206,7 +208,7 @@ function draw(picture: VideoFrame | ImageBitmap, side: number): void {
   context.drawImage(picture, (width - square) >> 1, (height - square) >> 1, square, square, 0, 0, side, side);
 }
 
-function sides(picture: VideoFrame | ImageBitmap): [number, number] {
+function sides(picture: Picture): [number, number] {
   return "displayWidth" in picture ? [picture.displayWidth, picture.displayHeight] : [picture.width, picture.height];
 }
 
@@ -217,7 +219,6 @@ function words(error: unknown): string {
 self.onmessage = ({ data }: MessageEvent<ToWorker>): void => {
   switch (data.type) {
     case "load": void load(data); break;
-    case "quality": ({ point, kind } = data); break;
     case "opened": references.open(data.referenceWindow, data.referenceEpoch); break;
     case "answered": references.acknowledge(data.frame, data.decodedLayers); break;
     case "dropped": references.drop(data.frame, data.cause); break;

@@ -37,7 +37,7 @@ export class AddTask {
   private old: string | null | undefined;
 
   constructor() {
-    for (const [value, text] of [["linear", "linear: learns fast, is nearly always right"], ["mlp", "mlp: one hidden layer"], ["nearest", "nearest: the nearest examples vote"]]) {
+    for (const [value, text] of [["linear", "linear: learns fast, is nearly always right"], ["mlp", "mlp: one hidden layer"], ["nearest", "nearest: the nearest examples vote"], ["map", "map: small things anywhere in the frame"]]) {
       this.kind.append(element("option", { value: value! }, text!));
     }
     this.zone.append(

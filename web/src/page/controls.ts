@@ -1,35 +1,54 @@
 /** Quality and tasks. */
-import type { Loaded } from "../encoder/encoder";
 import type { TaskInfo } from "../wire/messages";
-import type { PayloadKind } from "../wire/frames";
+import type { MeasuredPoint } from "../wire/rungs";
 import { bytesText, byId, element } from "./dom";
+import type { Offer, Quality } from "./feed";
 
 export class Controls {
-  onQuality: (point: number, kind: PayloadKind) => void = () => {};
+  onQuality: (quality: Quality) => void = () => {};
   onTasks: (tasks: string[]) => void = () => {};
   private readonly slider = byId<HTMLInputElement>("quality");
+  private readonly auto = byId<HTMLInputElement>("quality-auto");
   private readonly text = byId("quality-text");
   private readonly pictures = byId<HTMLInputElement>("send-pictures");
   private readonly fieldset = byId("tasks");
-  private points: Loaded["points"] = [];
+  private points: readonly MeasuredPoint[] = [];
 
   constructor() {
-    this.slider.addEventListener("input", () => this.tellQuality());
+    this.slider.addEventListener("input", () => {
+      this.auto.checked = false;
+      this.tellQuality();
+    });
+    this.auto.addEventListener("change", () => this.tellQuality());
     this.pictures.addEventListener("change", () => this.tellQuality());
   }
 
-  get kind(): PayloadKind {
-    return this.pictures.checked ? "jpeg" : "bitstream";
+  /** What the user wants. */
+  get quality(): Quality {
+    return {
+      kind: this.pictures.checked ? "jpeg" : "bitstream",
+      pinned: this.auto.checked || !this.points.length ? null : Number(this.slider.value),
+    };
   }
 
-  /** null: the encoder does not run here, only pictures are left. */
-  setEncoder(loaded: Loaded | null): void {
-    this.points = loaded?.points ?? [];
+  /** null: the encoder does not run here, only pictures are left. A pinned quality stays if there is one of that name. */
+  setEncoder(offer: Offer | null): void {
+    const pinned = this.auto.checked ? undefined : this.points[Number(this.slider.value)]?.name;
+    this.points = offer?.points ?? [];
+    const kept = this.points.findIndex(({ name }) => name === pinned);
+    if (kept < 0) this.auto.checked = true;
     this.slider.max = String(Math.max(0, this.points.length - 1));
-    this.slider.value = String(loaded?.defaultPoint ?? 0);
-    this.pictures.checked ||= !loaded;
-    this.pictures.disabled = !loaded;
+    this.slider.value = String(kept < 0 ? (offer?.defaultPoint ?? 0) : kept);
+    this.pictures.checked ||= !offer;
+    this.pictures.disabled = !offer;
     this.tellQuality();
+  }
+
+  /** What was chosen automatically: the slider is there, too. */
+  follow(point: number): void {
+    if (this.quality.pinned !== null || Number(this.slider.value) === point) return;
+    this.slider.value = String(point);
+    this.say();
   }
 
   /** The server's tasks; all are ticked but those that the user has taken out before. */
@@ -55,17 +74,22 @@ export class Controls {
   }
 
   private tellQuality(): void {
-    const index = Number(this.slider.value);
-    const point = this.points[index];
-    const jpeg = this.kind === "jpeg";
-    this.slider.disabled = jpeg || !point;
-    this.text.textContent = jpeg || !point ? "pictures (JPEG), for the unmodified backbone" : pointText(point);
+    this.say();
+    this.onQuality(this.quality);
+  }
+
+  private say(): void {
+    const { kind, pinned } = this.quality;
+    const point = this.points[Number(this.slider.value)];
+    const pictures = kind === "jpeg" || !point;
+    this.slider.disabled = this.auto.disabled = pictures;
+    const words = pictures ? "pictures (JPEG), for the unmodified backbone" : pointText(point);
+    this.text.textContent = pictures || pinned !== null ? words : `automatic: ${words}`;
     this.slider.setAttribute("aria-valuetext", this.text.textContent);
-    this.onQuality(index, this.kind);
   }
 }
 
-function pointText({ name, bytesMean, lossPoints }: Loaded["points"][number]): string {
+function pointText({ name, bytesMean, lossPoints }: MeasuredPoint): string {
   const size = bytesMean ? `, about ${bytesText(bytesMean)} a frame` : "";
   const loss = lossPoints === null ? "" : `, ${lossPoints.toFixed(1)} points below the unmodified backbone`;
   return `${name}${size}${loss}`;

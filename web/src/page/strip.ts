@@ -34,11 +34,13 @@ export class Strip {
     }
   }
 
-  show(figures: Figures, account: FrameAccount | null): void {
+  /** `rate`: what rate control has chosen, in words. */
+  show(figures: Figures, account: FrameAccount | null, rate: string): void {
     byId("figure-fps").textContent = short(figures.fps);
     byId("figure-kbps").textContent = Math.round(figures.kbps).toString();
     byId("figure-bytes").textContent = figures.payloadBytes ? bytesText(figures.payloadBytes) : "–";
     byId("figure-ms").textContent = figures.captureToResultMs === null ? "–" : Math.round(figures.captureToResultMs).toString();
+    if (byId("rate-text").textContent !== rate) byId("rate-text").textContent = rate;
     this.showStages(figures.stages);
     this.showDrops(account);
   }

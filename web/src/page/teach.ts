@@ -4,8 +4,7 @@ import { Hold } from "../teach/hold";
 import { counted, HOW, holdingText, learntText, tooFewText, VIEWS_MAX, VIEWS_MIN } from "../teach/words";
 import { saveAdminToken, savedAdminToken, savedToken } from "./access";
 import { byId, element } from "./dom";
-
-const ASK_AGAIN_MS = 4_000;
+import { KnownList } from "./known_list";
 
 /** What the card needs of the page. */
 export interface Stage {
@@ -28,6 +27,7 @@ export class Teach {
   private captures: Uint8Array[] = [];
   private holding: AbortController | null = null;
   private known: Known[] = [];
+  private readonly list = new KnownList(byId("teach-known"), (task, label) => this.attempt(() => this.forget(task, label)));
 
   constructor(private readonly stage: Stage) {
     this.hold = new Hold(this.button, () => void this.look(), () => this.letGo());
@@ -138,6 +138,7 @@ export class Teach {
   private async forget(task: string, label: string): Promise<void> {
     this.say(`Forgetting “${label}” …`);
     const left = await this.client.forget(task, label);
+    this.show(without(this.known, task, label));
     if (Object.keys(left).length) {
       const lesson = await this.client.teach(task);
       this.say(`“${label}” is forgotten. ${learntText(lesson)}`);
@@ -157,34 +158,15 @@ export class Teach {
   // --- What it knows ----------------------------------------------------------------------------------------------
 
   private async refresh(): Promise<void> {
-    this.known = await this.client.known();
-    byId("teach-known").replaceChildren(...this.known.flatMap((one) => this.rows(one)));
+    this.show(await this.client.known());
+  }
+
+  private show(known: Known[]): void {
+    this.known = known;
+    this.list.show(known);
     byId("teach-none").hidden = this.known.length > 0;
     byId("teach-tasks").replaceChildren(...this.known.map(({ task }) => element("option", { value: task })));
     this.showChips();
-  }
-
-  private rows({ task, labels, error }: Known): HTMLElement[] {
-    if (error) return [element("li", {}, `${task}: ${error}`)];
-    return Object.entries(labels).map(([label, views]) => {
-      const text = element("span", {}, element("b", {}, label), ` in ${task}, ${counted(views)}`);
-      const button = element("button", { type: "button", class: "small", "aria-label": `Forget ${label} in ${task}` }, "Forget");
-      let sure = false;
-      button.addEventListener("click", () => {
-        if (sure) {
-          button.disabled = true;
-          void this.attempt(() => this.forget(task, label));
-          return;
-        }
-        sure = true;
-        button.textContent = "Really forget?";
-        setTimeout(() => {
-          sure = false;
-          button.textContent = "Forget";
-        }, ASK_AGAIN_MS);
-      });
-      return element("li", { class: "known" }, text, button);
-    });
   }
 
   /** Labels that there are: one tap names it. */
@@ -228,4 +210,13 @@ export class Teach {
       this.say(error instanceof TeachError ? error.message : `That did not work: ${String(error)}`, true);
     }
   }
+}
+
+/** `known` without a label, and without its task if that was the last one. */
+function without(known: readonly Known[], task: string, label: string): Known[] {
+  return known.flatMap((one) => {
+    if (one.task !== task) return [one];
+    const labels = Object.fromEntries(Object.entries(one.labels).filter(([name]) => name !== label));
+    return Object.keys(labels).length ? [{ ...one, labels }] : [];
+  });
 }

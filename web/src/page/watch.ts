@@ -1,19 +1,21 @@
 /** The phone page: a source, the encoder, a session, and what comes of them on the screen. */
 import { fetchBundle, Unauthorised } from "../bundle/fetch";
 import { monotonic } from "../clock";
-import { Encoder, type Encoded } from "../encoder/encoder";
+import { Encoder } from "../encoder/encoder";
 import { FrankenError } from "../errors";
 import { choose, earlierFallback, rememberFallback, routesOf, routeText } from "../transport/choice";
 import { EdgeTransport } from "../transport/edge";
-import type { EdgeEvent } from "../wire/events";
+import type { Answer, EdgeEvent } from "../wire/events";
 import type { TaskInfo } from "../wire/messages";
 import { EdgeSession } from "../wire/session";
 import { savedToken, saveToken, takeFromAddress } from "./access";
 import { Controls } from "./controls";
 import { byId } from "./dom";
+import { Feed, type Offer } from "./feed";
 import { Rolling } from "./figures";
 import { encoderText, gpuWish, rememberGpu } from "./gpu";
 import { Labels } from "./labels";
+import { rateText, type Arrived } from "./rate_words";
 import { Source, type Facing, type SourceKind } from "./source";
 import { Strip } from "./strip";
 import { Teach } from "./teach";
@@ -21,6 +23,7 @@ import { Teach } from "./teach";
 const TOP_K = 3;
 const DRAW_EVERY_MS = 100;
 const FIGURES_EVERY_MS = 500;
+const NOTHING_OFFERED: Offer = { points: [], defaultPoint: 0 };
 const SOURCE_BUTTONS = ["use-camera", "use-sample", "use-screen"];
 
 export class Watch {
@@ -32,7 +35,9 @@ export class Watch {
   private readonly rolling = new Rolling();
   private encoder: Encoder | null = null;
   private transport: EdgeTransport | null = null;
-  private frame = -1;
+  private feed: Feed | null = null;
+  private offer: Offer = NOTHING_OFFERED;
+  private newest: Arrived | null = null;
   private codecId = "";
   private offered: TaskInfo[] = [];
   /** null: all that there are. */
@@ -66,7 +71,7 @@ export class Watch {
       taught: (task) => this.want(task),
       removed: (task) => this.unwant(task),
     });
-    this.controls.onQuality = (point, kind) => this.encoder?.setQuality(point, kind);
+    this.controls.onQuality = (quality) => this.feed?.setQuality(quality);
     this.controls.onTasks = (tasks) => this.setTasks(tasks);
     this.video.addEventListener("loadedmetadata", () => this.fit());
     this.video.addEventListener("resize", () => this.fit());
@@ -80,7 +85,7 @@ export class Watch {
     });
     window.addEventListener("online", () => this.transport?.retryNow(true));
     window.setInterval(() => this.labels.grow(monotonic()), DRAW_EVERY_MS);
-    window.setInterval(() => this.strip.show(this.rolling.at(monotonic()), this.transport?.session.account ?? null), FIGURES_EVERY_MS);
+    window.setInterval(() => this.showFigures(), FIGURES_EVERY_MS);
   }
 
   /** Connects, loads the encoder and shows the sample clip, unless the address says otherwise (`?source=none`). */
@@ -119,8 +124,7 @@ export class Watch {
   private stop(): void {
     this.running = false;
     this.source.stop();
-    this.transport?.close();
-    this.transport = null;
+    this.closeSession();
     this.labels.clear();
     byId("stop").hidden = true;
     for (const id of SOURCE_BUTTONS) byId(id).setAttribute("aria-pressed", "false");
@@ -132,8 +136,7 @@ export class Watch {
   private async connect(): Promise<void> {
     this.starting.abort();
     this.starting = new AbortController();
-    this.transport?.close();
-    this.transport = null;
+    this.closeSession();
     this.tell(`Connecting to ${location.host} …`, "busy");
     try {
       const { bundle, welcome } = await fetchBundle(savedToken(), () => this.tellNoServer(), this.starting.signal);
@@ -152,7 +155,7 @@ export class Watch {
     this.tell("Loading the encoder …", "busy");
     this.encoder?.close();
     this.encoder = new Encoder();
-    this.encoder.onEncoded = (encoded) => this.offer(encoded);
+    this.encoder.onEncoded = (encoded) => this.feed?.encoded(encoded);
     this.encoder.onFailed = (frame, message) => {
       this.transport?.call((session) => session.fail(frame, "encode_failed", message));
       this.complain(`A frame could not be encoded: ${message}`);
@@ -160,6 +163,7 @@ export class Watch {
     const { gpu, why } = gpuWish(location.search, this.codecId);
     try {
       const loaded = await this.encoder.load(bundle, gpu);
+      this.offer = loaded;
       this.controls.setEncoder(loaded);
       byId("encoder-text").textContent = encoderText(loaded.analysis, loaded.description, why);
       this.encoder.onGpu = (tried) => {
@@ -167,6 +171,7 @@ export class Watch {
         byId("encoder-text").textContent = encoderText(loaded.analysis, tried.description, tried.trouble);
       };
     } catch (error) {
+      this.offer = NOTHING_OFFERED;
       this.controls.setEncoder(null);
       byId("encoder-text").textContent = "pictures are sent";
       this.complain(`${words(error)} Pictures are sent instead.`);
@@ -177,7 +182,6 @@ export class Watch {
     const session = new EdgeSession({
       codecId: this.codecId, client: `web page, ${browserName()}`, tasks: this.wanted ?? [], topK: TOP_K,
     });
-    this.frame = -1;
     const choice = choose(location.search, location.hostname);
     const routes = routesOf(choice, savedToken());
     this.transport = new EdgeTransport(session, (event) => this.onEvent(event), routes, earlierFallback());
@@ -185,6 +189,16 @@ export class Watch {
       if (routes.length > 1) rememberFallback(why);
       byId("transport-text").textContent = routeText(route, why || choice.why);
     };
+    this.newest = null;
+    this.feed = new Feed(this.transport, this.encoder!, this.offer, () => this.grab());
+    this.feed.setQuality(this.controls.quality);
+  }
+
+  private closeSession(): void {
+    this.transport?.close();
+    this.transport = null;
+    this.feed?.close();
+    this.feed = null;
   }
 
   private onEvent(event: EdgeEvent): void {
@@ -197,11 +211,13 @@ export class Watch {
         break;
       case "Answered":
         this.encoder?.tell({ type: "answered", frame: event.answer.frame, decodedLayers: event.answer.decodedLayers });
+        this.noteArrived(event.answer);
         this.rolling.add(event.answer);
         this.labels.show(event.answer);
         break;
       case "FrameDropped":
         this.encoder?.tell({ type: "dropped", frame: event.frame, cause: event.cause });
+        this.feed?.ended(event.frame);
         break;
       case "TasksNow":
         if (event.error) this.complain(event.error);
@@ -212,6 +228,8 @@ export class Watch {
         break;
       case "Closed":
         this.transport = null;
+        this.feed?.close();
+        this.feed = null;
         if (event.reason === "unauthorised") this.askForToken(event.detail);
         else if (event.reason === "codec") void this.connect();
         else if (!event.clean) this.complain(`The server ended the session (${event.reason}). ${event.detail}`);
@@ -238,7 +256,7 @@ export class Watch {
     if (!this.running) return { trouble: "Start the camera first, or a video, so that there is something to show." };
     const session = this.transport?.session;
     if (!session || session.state !== "open" || !session.welcome) return { trouble: "There is no connection to the server yet. Wait until it is live." };
-    if (this.controls.kind === "jpeg") return { trouble: "It learns from features, and pictures are being sent: untick “Send pictures” first." };
+    if (this.controls.quality.kind === "jpeg") return { trouble: "It learns from features, and pictures are being sent: untick “Send pictures” first." };
     return { id: session.welcome.session };
   }
 
@@ -274,36 +292,28 @@ export class Watch {
 
   private takeFrame(): void {
     this.nextFrame();
-    const transport = this.transport;
-    const encoder = this.encoder;
-    if (!this.running || !transport || !encoder || this.video.readyState < 2 || transport.session.state !== "open") return;
-    const capturedAt = monotonic();
-    const frame = ++this.frame;
-    transport.call((session) => session.capture(frame, capturedAt));
-    // The encoder takes one picture at a time; without credit its work would be for nothing.
-    if (encoder.busy || !transport.session.canSend(capturedAt)) {
-      transport.call((session) => session.fail(frame, "superseded", "a newer frame will be encoded"));
-      return;
-    }
-    void this.grab().then(
-      (picture) => encoder.encode(frame, capturedAt, picture),
-      (error) => {
-        encoder.busy = false;
-        transport.call((session) => session.fail(frame, "encode_failed", words(error)));
-      },
-    );
-    encoder.busy = true;
+    if (this.running && this.video.readyState >= 2 && this.transport?.session.state === "open") this.feed?.take();
   }
 
   private async grab(): Promise<VideoFrame | ImageBitmap> {
     return "VideoFrame" in window ? new VideoFrame(this.video) : createImageBitmap(this.video);
   }
 
-  private offer({ frame, payload, marks, kind }: Encoded): void {
-    this.transport?.call((session, now) => session.offer(frame, payload, marks, now, kind));
+  private noteArrived({ frame, decodedLayers, layers }: Answer): void {
+    const rung = this.feed?.ended(frame);
+    this.newest = rung ? { rung, decodedLayers, layers } : null;
   }
 
   // --- The screen -------------------------------------------------------------------------------------------------
+
+  private showFigures(): void {
+    const now = monotonic();
+    const choice = this.feed?.choice(now);
+    const { pinned } = this.controls.quality;
+    if (choice) this.controls.follow(choice.rung.point);
+    const words = choice ? rateText(choice, pinned !== null, this.newest) : "";
+    this.strip.show(this.rolling.at(now), this.transport?.session.account ?? null, words);
+  }
 
   /** The stage takes the video's shape, and marks the square that the encoder sees. */
   private fit(): void {

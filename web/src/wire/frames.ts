@@ -77,10 +77,10 @@ export class LiveFrames {
     return null;
   }
 
-  /** In how many parts the pending frame will go, parity apart; 0: as one message. */
-  parts(frame: number): number {
-    const live = this.frames.get(frame)!;
-    return this.partBytes && live.kind !== "jpeg" ? partsOf(live.payloadBytes, this.partBytes) : 0;
+  /** In how many parts the pending frame will go, parity apart (0: as one message), and its bytes. */
+  parts(frame: number): { parts: number; bytes: number } {
+    const { kind, payloadBytes: bytes } = this.frames.get(frame)!;
+    return { parts: this.partBytes && kind !== "jpeg" ? partsOf(bytes, this.partBytes) : 0, bytes };
   }
 
   /** Marks the pending frame as sent: its message, or its first part. `ordinal` counts the frames sent since Welcome. */
@@ -89,8 +89,7 @@ export class LiveFrames {
     this.pending = null;
     live.sentAt = now;
     const [first, ...others] = this.messages(frame, live, ordinal, now, parity);
-    const repeated = parity && parity * (Math.ceil(live.payloadBytes / (1 + others.length - parity)) + 2);
-    live.wireBytes = live.payloadBytes + repeated + FRAME_OVERHEAD * (1 + others.length);
+    live.wireBytes = others.reduce((sum, out) => sum + wireBytes(out), wireBytes(first!));
     live.payload = undefined;
     this.onItsWay = others;
     return first!;
@@ -105,6 +104,11 @@ export class LiveFrames {
       if (now + oneWay < part.expiresAt!) return part;
     }
     return null;
+  }
+
+  /** All bytes of the messages of a frame that was sent, about. */
+  wireBytes(frame: number): number {
+    return this.frames.get(frame)!.wireBytes;
   }
 
   private messages(frame: number, live: LiveFrame, ordinal: number, now: number, parity: number): Outgoing[] {
@@ -180,6 +184,16 @@ export class LiveFrames {
       if (live.sentAt === undefined) this.drop(frame, "too_old", ageText(live, now));
       else this.drop(frame, connected ? "lost" : "disconnected", `no answer ${ageText(live, now)}`);
     }
+  }
+}
+
+/** Bytes of a frame's message, or of a part's, about. */
+export function wireBytes({ message }: Outgoing): number {
+  switch (message.type) {
+    case "Frame": return message.bitstream.length + FRAME_OVERHEAD;
+    case "FramePart": return message.bytes.length + FRAME_OVERHEAD;
+    case "JpegFrame": return message.image.length + FRAME_OVERHEAD;
+    default: return 0;
   }
 }
 

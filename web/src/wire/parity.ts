@@ -33,11 +33,14 @@ export function parityOf(parts: readonly Uint8Array[], count: number): Uint8Arra
   });
 }
 
-/** How many parity parts a frame of `parts` parts should have where the share `loss` of all parts gets lost. */
-export function parityWorth(parts: number, loss: number, most = FRAME_PARITY_PARTS_MAX): number {
+/**
+ * How many parity parts a frame of `parts` parts should have where the share `loss` of all parts gets lost. `room`: how many
+ * such frames without parity the link takes in the time of one; where that is no more than one, parity costs other frames.
+ */
+export function parityWorth(parts: number, loss: number, most = FRAME_PARITY_PARTS_MAX, room = Infinity): number {
   let count = 0;
-  for (let value = wholeShare(parts, 0, loss); count < most; count++) {
-    const more = wholeShare(parts, count + 1, loss);
+  for (let value = wholeShare(parts, 0, loss) * Math.min(1, room); count < most; count++) {
+    const more = wholeShare(parts, count + 1, loss) * Math.min(1, (room * parts) / (parts + count + 1));
     if (more < value * (1 + WORTH)) break;
     value = more;
   }

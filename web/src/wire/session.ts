@@ -10,9 +10,8 @@ import { ClockOffset, PingSchedule } from "./clock";
 import type { EdgeEvent } from "./events";
 import { LiveFrames, type PayloadKind } from "./frames";
 import { channelOf, PROTOCOL_VERSION, unpack, type Channel, type Message, type Welcome } from "./messages";
-import { LossEstimate } from "./loss";
 import { CHANNELS, type Outgoing } from "./outgoing";
-import { parityWorth } from "./parity";
+import { Sending } from "./sending";
 import { micros, stagesMs, type StageMarks } from "./stages";
 
 export type State = "idle" | "opening" | "open" | "detached" | "stopping" | "closing" | "closed";
@@ -35,31 +34,25 @@ export class EdgeSession {
   reconnectAt = -Infinity;
   tasks: string[];
   topK: number;
-
-  /** How many parts get lost; of use where frames go in parts. */
-  readonly loss = new LossEstimate();
+  /** What leaves when: credit, rate control, what gets lost. */
+  readonly sending: Sending;
 
   private readonly pings = new PingSchedule();
-  private readonly control: (() => Message)[] = [];
+  private readonly messages: (() => Message)[] = [];
   private readonly events: EdgeEvent[] = [];
   private readonly frames: LiveFrames;
   private resumeToken = NOTHING;
-  private sent = 0;
-  private sentMax = 0;
-  private creditUntil = -Infinity;
   private now = -Infinity;
   private heardAt = -Infinity;
   private helloUntil = Infinity;
   private goodbyeUntil = Infinity;
-  private probeAt = Infinity;
-  private settled = 0;
-  private settledAt = -Infinity;
 
   constructor(private readonly options: SessionOptions) {
     this.tasks = options.tasks ?? [];
     this.topK = options.topK ?? 1;
     const budget = (options.budgetMs ?? limits.BUDGET_MS_DEFAULT) / 1000;
     this.frames = new LiveFrames(budget, (event) => this.events.push(event));
+    this.sending = new Sending(this.frames, this.clock);
   }
 
   // --- The connection ---------------------------------------------------------------------------------------------
@@ -69,7 +62,7 @@ export class EdgeSession {
   }
 
   get usesConnection(): boolean {
-    return this.control.length > 0 || ["opening", "open", "stopping", "closing"].includes(this.state);
+    return this.messages.length > 0 || ["opening", "open", "stopping", "closing"].includes(this.state);
   }
 
   /** The transport is up: says Hello. */
@@ -77,7 +70,8 @@ export class EdgeSession {
     this.state = "opening";
     this.now = this.heardAt = now;
     this.clock.reset();
-    this.control.length = 0;
+    this.sending.connected();
+    this.messages.length = 0;
     this.helloUntil = now + limits.HELLO_TIMEOUT_MS / 1000;
     const { codecId, client = "", backbone = "" } = this.options;
     this.queue({
@@ -110,8 +104,8 @@ export class EdgeSession {
 
   private hangUp(reason: string): void {
     this.pings.stop();
-    this.control.length = 0;
-    this.helloUntil = this.probeAt = Infinity;
+    this.messages.length = 0;
+    this.helloUntil = this.sending.probeAt = Infinity;
     this.events.push({ type: "Disconnected", reason });
   }
 
@@ -145,9 +139,9 @@ export class EdgeSession {
     this.frames.offer(frame, payload, marks, kind, most);
   }
 
-  /** Whether a frame that is offered now would be sent at once. */
+  /** Without rate control: whether a frame that is offered now would be sent at once. */
   canSend(now: number): boolean {
-    return this.state === "open" && this.frames.pending === null && this.credit(now) > 0;
+    return this.state === "open" && this.frames.pending === null && this.sending.credit.available(now) > 0;
   }
 
   setTasks(tasks: string[], topK: number): void {
@@ -183,40 +177,12 @@ export class EdgeSession {
   /** The next message for the network. */
   pollSend(now: number): Outgoing | null {
     this.now = now;
-    const make = this.control.shift();
+    const make = this.messages.shift();
     if (make) {
       const message = make();
       return { channel: channelOf(message), message };
     }
-    const part = this.frames.nextPart(now, this.clock.oneWay);
-    if (part) {
-      this.loss.sent(this.sent);
-      return part;
-    }
-    const frame = this.state === "open" ? this.frames.nextToSend(now) : null;
-    if (frame === null) return null;
-    if (this.credit(now) > 0) {
-      this.settledAt = now + this.settling;
-      this.loss.sent(++this.sent);
-      return this.frames.send(frame, this.sent, now, this.parity(this.frames.parts(frame)));
-    }
-    // No credit: perhaps every frame of the window was lost. A Ping tells the server what was sent.
-    if (this.probeAt === Infinity) this.probeAt = now + this.settling;
-    return null;
-  }
-
-  private parity(parts: number): number {
-    const most = Math.min(this.welcome?.parity_parts_max ?? 0, limits.FRAME_PARITY_PARTS_MAX);
-    return parts && most ? parityWorth(parts, this.loss.share, most) : 0;
-  }
-
-  private credit(now: number): number {
-    return now < this.creditUntil ? Math.max(0, this.sentMax - this.sent) : 0;
-  }
-
-  /** After this long a frame has arrived or is lost: a few one-way times. */
-  private get settling(): number {
-    return Math.max(0.05, 4 * this.clock.oneWay);
+    return this.sending.next(now, this.state === "open");
   }
 
   // --- Timers -----------------------------------------------------------------------------------------------------
@@ -224,9 +190,9 @@ export class EdgeSession {
   /** When `timer` must be called, or null. */
   timerAt(): number | null {
     if (this.state === "closed") return null;
-    let at = Math.min(this.pings.nextAt, this.helloUntil, this.goodbyeUntil, this.probeAt);
+    let at = Math.min(this.pings.nextAt, this.helloUntil, this.goodbyeUntil, this.sending.probeAt);
     if (this.state === "open") at = Math.min(at, this.heardAt + limits.IDLE_TIMEOUT_MS / 1000);
-    at = Math.min(at, this.frames.nextDueAt());
+    at = Math.min(at, this.frames.nextDueAt(), this.sending.turnAt);
     return at === Infinity ? null : at;
   }
 
@@ -243,8 +209,9 @@ export class EdgeSession {
       this.close("done", "", true, "stopped");
     }
     if (this.state === "closed") return;
-    if (now >= this.probeAt) {
-      this.probeAt = Infinity;
+    if (now >= this.sending.turnAt) this.sending.turnAt = Infinity; // `pollSend` asks again.
+    if (now >= this.sending.probeAt) {
+      this.sending.probeAt = Infinity;
       this.queuePing();
     }
     if (this.pings.due(now)) this.queuePing();
@@ -279,7 +246,7 @@ export class EdgeSession {
       case "Welcome": this.onWelcome(message, now); break;
       case "Result": this.onResult(message, now); break;
       case "Dropped": this.onDropped(message, now); break;
-      case "Credit": this.takeCredit(message.sent_frames_max, message.valid_for_ms, now); break;
+      case "Credit": this.sending.takeCredit(message.sent_frames_max, message.valid_for_ms, now); break;
       case "TasksChanged": this.events.push({ type: "TasksNow", tasks: message.tasks, error: message.error }); break;
       case "BundlePart": this.onBundlePart(message); break;
       case "Ping": this.onPing(message, now); break;
@@ -295,17 +262,19 @@ export class EdgeSession {
     if (!message.resumed) this.endSession("the server does not know the session any more");
     this.helloUntil = Infinity;
     this.welcome = message;
+    this.sending.parityMax = message.parity_parts_max ?? 0;
     this.resumeToken = message.resume_token as Uint8Array<ArrayBuffer>;
     this.pings.start(now);
     this.events.push({ type: "Connected", welcome: message });
-    this.takeCredit(message.sent_frames_max, message.credit_valid_ms, now);
+    this.sending.takeCredit(message.sent_frames_max, message.credit_valid_ms, now);
   }
 
   private onResult(message: Message & { type: "Result" }, now: number): void {
     if (message.stages_us.length !== 5) throw new RemoteProtocolError(`Result has ${message.stages_us.length} stages, expected 5`);
     const live = this.frames.spokenOf("Result", message.frame);
-    this.loss.told(message.settled ?? 0, message.parts_received ?? 0);
-    this.takeCredit(message.sent_frames_max, message.credit_valid_ms, now);
+    this.sending.loss.told(message.settled ?? 0, message.parts_received ?? 0);
+    this.sending.takeCredit(message.sent_frames_max, message.credit_valid_ms, now);
+    this.sending.control?.acknowledged(message.frame, message.received_at_us / 1e6, now);
     if (!this.frames.answer(message.frame) || !live) return; // Counted as late or doubled.
     const stages = stagesMs(live.marks!, live.sentAt!, message, now, this.clock.offset);
     this.events.push({
@@ -323,8 +292,9 @@ export class EdgeSession {
     const causes: readonly string[] = [...SERVER_CAUSES, ...COMMON_CAUSES];
     if (!causes.includes(message.cause)) throw new RemoteProtocolError(`Dropped has cause ${message.cause.slice(0, 40)}`);
     const live = this.frames.spokenOf("Dropped", message.frame);
-    this.loss.told(message.settled ?? 0, message.parts_received ?? 0);
-    if (message.sent_frames_max) this.takeCredit(message.sent_frames_max, message.credit_valid_ms, now);
+    this.sending.loss.told(message.settled ?? 0, message.parts_received ?? 0);
+    if (message.sent_frames_max) this.sending.takeCredit(message.sent_frames_max, message.credit_valid_ms, now);
+    this.sending.control?.refused(message.frame, now, ["incomplete", "undecodable"].includes(message.cause));
     if (live) this.frames.drop(message.frame, message.cause as Cause, message.detail);
   }
 
@@ -346,6 +316,7 @@ export class EdgeSession {
     const sentAt = this.pings.answered(message.ping);
     if (sentAt === undefined) return;
     this.clock.add(sentAt, message.received_at_us / 1e6, message.replied_at_us / 1e6, now);
+    this.sending.control?.pinged(sentAt, message.received_at_us / 1e6, now);
   }
 
   private onGoodbye(message: Message & { type: "Goodbye" }, now: number): void {
@@ -367,33 +338,24 @@ export class EdgeSession {
     this.hangUp(message.detail ? `${message.reason}: ${message.detail}` : message.reason);
   }
 
-  private takeCredit(sentMax: number, validMs: number, now: number): void {
-    if (sentMax < this.sentMax) return; // Overtaken by a larger one.
-    this.sentMax = sentMax;
-    this.creditUntil = Math.max(this.creditUntil, now + validMs / 1000);
-    if (this.credit(now) > 0) this.probeAt = Infinity;
-  }
-
   // --- Ends -------------------------------------------------------------------------------------------------------
 
   /** The server's side of the session is gone: what was sent will never be answered. */
   private endSession(detail: string): void {
     this.resumeToken = NOTHING;
-    this.sent = this.sentMax = this.settled = 0;
-    this.creditUntil = -Infinity;
-    this.loss.begin();
+    this.sending.begin();
     this.frames.dropSent("disconnected", detail);
   }
 
   private broken(detail: string): void {
     this.close("protocol", detail, false, "disconnected");
-    this.control.push(() => this.goodbye("protocol", detail));
+    this.messages.push(() => this.goodbye("protocol", detail));
   }
 
   private close(reason: string, detail: string, clean: boolean, cause: Cause): void {
     this.state = "closed";
     this.pings.stop();
-    this.control.length = 0;
+    this.messages.length = 0;
     this.frames.dropAll(cause, detail);
     this.events.push({ type: "Closed", reason, detail, clean });
   }
@@ -401,7 +363,7 @@ export class EdgeSession {
   private goodbye(reason: string, detail: string): Message {
     return {
       type: "Goodbye", reason, detail: detail.slice(0, 500), resume_token: NOTHING, retry_after_s: 0, peer: "",
-      sent_frames: this.sent,
+      sent_frames: this.sending.credit.sent,
     };
   }
 
@@ -411,17 +373,17 @@ export class EdgeSession {
 
   /** Messages that carry the time at which they leave are made when they leave. */
   private queueLate(make: () => Message): void {
-    if (this.control.length >= limits.CONTROL_QUEUE_MAX) {
-      this.broken(`${this.control.length} control messages wait for a server that does not read`);
+    if (this.messages.length >= limits.CONTROL_QUEUE_MAX) {
+      this.broken(`${this.messages.length} control messages wait for a server that does not read`);
       return;
     }
-    this.control.push(make);
+    this.messages.push(make);
   }
 
   private queuePing(): void {
-    this.queueLate(() => {
-      if (this.now >= this.settledAt) this.settled = this.sent;
-      return { type: "Ping", ping: this.pings.sent(this.now), sent_at_us: micros(this.now), sent_frames: this.settled };
-    });
+    this.queueLate(() => ({
+      type: "Ping", ping: this.pings.sent(this.now), sent_at_us: micros(this.now),
+      sent_frames: this.sending.settledFrames(this.now),
+    }));
   }
 }
