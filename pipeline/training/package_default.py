@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -33,10 +31,10 @@ from pipeline.models.export import export_analysis, export_server_graphs, quanti
 from pipeline.models.feature_codec import CHANNELS_PER_LAYER, LAYERS, FeatureCodec
 from pipeline.preprocess import Preprocessor, PreprocessSpec
 from pipeline.training import report
+from pipeline.training.bundle_figures import measure
 from pipeline.training.checkpoints import load_checkpoint, load_codec, save_prior
 from pipeline.training.data import PhotoSource, decode_rgb, read_photos
 from pipeline.training.decoder import backbone_entry
-from pipeline.training.evaluate import Comparison, read_labels
 from pipeline.training.reference_figures import add_reference_figures
 from pipeline.training.stickiness import answered_clips, choose_thresholds
 from pipeline.training.tables import (
@@ -54,7 +52,6 @@ LICENCE = (
     "licence: for research and evaluation. Backbone weights are not part of the bundle."
 )
 _CALIBRATION_PHOTOS = 64
-_LAYER_PHOTOS = 333
 
 
 def main(flags: Sequence[str] | None = None) -> None:
@@ -73,7 +70,10 @@ def main(flags: Sequence[str] | None = None) -> None:
     (out / "tables.msgpack").write_bytes(model.to_bytes())
     _save_points(spec, out / "operating-points.npz")
     print("measuring", flush=True)
-    evaluation = measure(backbones, LatentCodec(spec, model), out, arguments)
+    evaluation = measure(
+        backbones, LatentCodec(spec, model), out, arguments.evaluate_photos,
+        limit=arguments.evaluate_limit, cache=arguments.cache, threads=arguments.threads,
+    )  # fmt: skip
     (out / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
     bundle = write_default(arguments, codec, backbones, spec, evaluation)
     print(f"bundle {bundle.bundle_id[:16]} in {out / 'bundle'}, {bundle.size_bytes() / 1e6:.1f} MB", flush=True)
@@ -148,127 +148,6 @@ def read_clips(folder: Path, *, frames_max: int = 30, side: int = 224) -> Iterat
             every = max(round(float(stream.average_rate or 30) / 10), 1)
             frames = islice(container.decode(stream), 0, frames_max * every, every)
             yield [preprocess(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)) for frame in frames]
-
-
-# --- Figures ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Photos:
-    """The labelled photos of the report: as they are, as the encoder gets them, and a name for them in caches."""
-
-    pixels: list[np.ndarray]
-    labels_N: np.ndarray
-    images_N3HW: np.ndarray
-    key: str
-
-
-def read_labelled(archive: Path, *, limit: int | None) -> Photos:
-    """Photos and labels of a tar with labels.csv. Raises InputError."""
-    labels = read_labels(archive)
-    named = [(name, data) for name, data in islice(read_photos(PhotoSource(archive)), limit) if name in labels]
-    pixels = [decode_rgb(encoded, name=name) for name, encoded in named]
-    digest = hashlib.sha256(b"".join(encoded for _name, encoded in named)).hexdigest()
-    labels_N = np.array([labels[name] for name, _encoded in named])
-    return Photos(pixels, labels_N, report.encoder_inputs(pixels), digest)
-
-
-def measure(
-    backbones: dict[str, CutBackbone], latents: LatentCodec, out: Path, arguments: argparse.Namespace
-) -> dict[str, Any]:
-    """All figures of the bundle, on the labelled photos."""
-    photos = read_labelled(arguments.evaluate_photos, limit=arguments.evaluate_limit)
-    sent = {
-        (form, number): report.through_codec(latents, report.latents_of(out / file, photos.images_N3HW), number)
-        for form, file in (("fp32", "analysis.onnx"), ("int8", "analysis-int8.onnx"))
-        for number in range(len(latents.spec.operating_points))
-    }
-    result: dict[str, Any] = {
-        "photos": arguments.evaluate_photos.stem,
-        "count": len(photos.pixels),
-        "transform": "short side to 256, centre crop 224, bicubic; the reference sees the same pixels",
-        "backbones": {},
-    }
-    for place, (tag, backbone) in enumerate(backbones.items()):
-        print(f"measuring {tag}", flush=True)
-        graphs = report.ServerGraphs(out / "graphs" / tag, arguments.threads)
-        figures = _unmodified_figures(backbone, graphs, photos, arguments.cache)
-        # What int8 costs is a matter of the encoder, so the first backbone tells it.
-        forms = ("fp32", "int8") if place == 0 else ("fp32",)
-        figures["operating_points"] = {
-            point.name: {
-                form: report.figures(_compare(sent[form, number], backbone, graphs, photos, arguments.cache))
-                for form in forms
-            }
-            for number, point in enumerate(latents.spec.operating_points)
-        }
-        if place == 0:
-            reference_NK = _reference(backbone, graphs, photos, arguments.cache)
-            for number, point in enumerate(latents.spec.operating_points):
-                whole = figures["operating_points"][point.name]["fp32"]
-                missing = layer_losses(latents, sent["fp32", number][0], number, graphs, photos.labels_N, reference_NK)
-                whole["layer_loss_points"] = [round(whole["loss_points"] + more, 1) for more in missing]
-        result["backbones"][tag] = figures
-    return result
-
-
-def layer_losses(
-    latents: LatentCodec,
-    received_NCHW: np.ndarray,
-    point: int,
-    graphs: report.ServerGraphs,
-    labels_N: np.ndarray,
-    reference_NK: np.ndarray,
-) -> list[float]:
-    """Points of top-1 lost on top of whole frames' where only the first 1, 2, ... layers arrive; the last is 0.
-
-    Of evenly spaced photos, at most ``_LAYER_PHOTOS``: whole frames are measured on all.
-    """
-    some = slice(0, None, max(len(labels_N) // _LAYER_PHOTOS, 1))
-    bytes_N = np.zeros(len(labels_N[some]))  # not looked at here
-    losses = []
-    for layers in range(1, len(latents.spec.layers) + 1):
-        cut_NCHW = report.first_layers(latents, received_NCHW[some], point, layers)
-        compared = report.compare_arrays(graphs.from_latents(cut_NCHW), reference_NK[some], labels_N[some], bytes_N)
-        losses.append(compared.row()["loss_points"])
-    return [loss - losses[-1] for loss in losses]
-
-
-def _compare(
-    sent: tuple[np.ndarray, np.ndarray],
-    backbone: CutBackbone,
-    graphs: report.ServerGraphs,
-    photos: Photos,
-    cache: Path | None,
-) -> Comparison:
-    received_NCHW, payload_bytes_N = sent
-    reference_NK = _reference(backbone, graphs, photos, cache)
-    return report.compare_arrays(graphs.from_latents(received_NCHW), reference_NK, photos.labels_N, payload_bytes_N)
-
-
-def _reference(backbone: CutBackbone, graphs: report.ServerGraphs, photos: Photos, cache: Path | None) -> np.ndarray:
-    key = (backbone.weights_hash(), photos.key, "bicubic 224")
-    return report.cached_logits(cache, key, lambda: graphs.unmodified(photos.images_N3HW))
-
-
-def _unmodified_figures(
-    backbone: CutBackbone, graphs: report.ServerGraphs, photos: Photos, cache: Path | None
-) -> dict[str, Any]:
-    """Top-1 of the unmodified backbone on the codec's pixels and at its native resolution."""
-    key = (backbone.weights_hash(), photos.key, f"native {backbone.image_spec.side}")
-    native_NK = report.cached_logits(cache, key, lambda: _native(backbone, photos))
-    return {
-        "unmodified_top1_percent": report.top1_percent(_reference(backbone, graphs, photos, cache), photos.labels_N),
-        "unmodified_native_top1_percent": report.top1_percent(native_NK, photos.labels_N),
-    }
-
-
-def _native(backbone: CutBackbone, photos: Photos) -> np.ndarray:
-    spec = backbone.image_spec
-    images = report.native_inputs(photos.pixels, side=spec.side, crop_fraction=spec.crop_fraction)
-    parts = np.array_split(images, max(len(images) // 16, 1))
-    with torch.inference_mode():
-        return np.concatenate([backbone(torch.from_numpy(part)).numpy() for part in parts])
 
 
 # --- Bundle -----------------------------------------------------------------------------------------------------
