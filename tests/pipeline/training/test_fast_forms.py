@@ -9,6 +9,7 @@ pytestmark = pytest.mark.torch
 
 from pipeline.models.analysis import ANALYSES, build_analysis  # noqa: E402
 from pipeline.models.backbones import load_backbone  # noqa: E402
+from pipeline.training import fast_forms  # noqa: E402
 from pipeline.training.fast_forms import training_form, use_fast_strided  # noqa: E402
 
 
@@ -63,3 +64,17 @@ def test_frankensplit_survives_a_backward_pass() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         analysis(image).float().square().mean().backward()
     assert analysis.blocks[0].skip.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_bfloat16_is_taken_where_it_is_faster(emulated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processors without its instructions emulate it, several times slower; accelerators have them."""
+    seconds = {torch.float32: 1.0, torch.bfloat16: 5.0 if emulated else 0.3}
+    monkeypatch.setattr(fast_forms, "_product_seconds", seconds.__getitem__)
+    assert fast_forms.bfloat16_is_faster(torch.device("cpu")) != emulated
+    assert fast_forms.bfloat16_is_faster(torch.device("cuda"))
+
+
+def test_products_are_timed() -> None:
+    """The real measurement gives times above zero for both."""
+    assert min(fast_forms._product_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)) > 0
