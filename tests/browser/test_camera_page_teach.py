@@ -128,9 +128,9 @@ def test_a_finger_holds_the_button(teacher: Teacher, open_page: Open) -> None:
     wait_for_text(page, "#teach-hold-text", "view")
     touch("touchMove", (x, y - 120))
     wait_for_text(page, "#teach-hold-text", ENOUGH)
-    touch("touchEnd")
-    page.wait_for_selector("#teach-form:not([hidden])")
     assert page.evaluate("scrollY") == before
+    touch("touchEnd")
+    page.wait_for_selector("#teach-form:not([hidden])")  # what is to be filled in comes into view: that may scroll
     page.click("#teach-discard")
     assert page.is_hidden("#teach-form")
 

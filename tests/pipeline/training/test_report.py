@@ -31,7 +31,9 @@ def test_inputs_are_the_evaluation_crop() -> None:
 def test_through_codec_is_the_real_bitstream(tmp_path: Path) -> None:
     """Exported encoder, real bytes, decoded latents: within half a step of what went in."""
     torch.manual_seed(0)
-    codec = FeatureCodec(CodecConfig(backbones=("tf_efficientnet_lite0",), initial_gains=(4.0, 8.0, 16.0))).eval()
+    codec = FeatureCodec(
+        CodecConfig(analysis="conv_stem", backbones=("tf_efficientnet_lite0",), initial_gains=(4.0, 8.0, 16.0))
+    ).eval()
     codec.update_quantiles()
     export_analysis(codec.analysis, tmp_path / "analysis.onnx", side=32)
     images = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
@@ -46,7 +48,7 @@ def test_through_codec_is_the_real_bitstream(tmp_path: Path) -> None:
 
 def test_first_layers_are_what_arrived() -> None:
     """Channels of later layers hold the fill symbol's value, those before keep theirs; all layers: nothing changes."""
-    codec = FeatureCodec(CodecConfig(backbones=("tf_efficientnet_lite0",))).eval()
+    codec = FeatureCodec(CodecConfig(analysis="conv_stem", backbones=("tf_efficientnet_lite0",))).eval()
     codec.update_quantiles()
     images = np.random.default_rng(1).random((2, 1, 3, 32, 32), np.float32)
     counted = count_symbols(codec, list(images), Contexts())

@@ -29,7 +29,10 @@ BOARD = Contexts(intra=((Term("checkerboard", thresholds=(1,)),),) * LAYERS)
 @pytest.fixture(scope="module")
 def codec() -> FeatureCodec:
     torch.manual_seed(0)
-    made = FeatureCodec(CodecConfig(backbones=("tf_efficientnet_lite0",), initial_gains=(4.0, 8.0, 16.0))).eval()
+    # Fresh weights of the default encoder give next to no signal: it begins with a backbone's (warm_start).
+    made = FeatureCodec(
+        CodecConfig(analysis="conv_stem", backbones=("tf_efficientnet_lite0",), initial_gains=(4.0, 8.0, 16.0))
+    ).eval()
     made.update_quantiles()
     return made
 
