@@ -24,7 +24,7 @@ from pipeline.models.backbones import CutBackbone, load_backbone
 from pipeline.training import losses
 from pipeline.training.checkpoints import git_revision, load_checkpoint, load_state, save_checkpoint
 from pipeline.training.data import CropSampler
-from pipeline.training.fast_forms import training_form
+from pipeline.training.fast_forms import autocast_on, training_form
 from pipeline.training.log import Counters, TrainingLog
 from pipeline.training.loop import Intervals
 from pipeline.training.muon import CodecOptimiser
@@ -71,7 +71,7 @@ class BackboneTrainer:
         sampler: CropSampler,
         *,
         out: Path,
-        autocast: bool = True,
+        autocast: bool | None = None,
         workers: Workers | None = None,
     ) -> None:
         torch.manual_seed(plan.seed)
@@ -80,7 +80,7 @@ class BackboneTrainer:
         self.out = out
         self.workers = workers if workers is not None else Workers()
         self.device = self.workers.device
-        self.autocast = autocast
+        self.autocast = autocast_on(self.device, autocast)
         self.teacher = training_form(teacher).to(self.device)
         # The CutBackbone holds its model in eval mode, so the model itself is what trains.
         self.student = student.to(self.device)
@@ -145,7 +145,7 @@ class BackboneTrainer:
         plan, number = self.plan, self.counters.step * self.workers.count + self.workers.rank
         image_BCHW = self.sampler.batch(number, size=plan.crop, count=plan.batch).to(self.device)
         self.model.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+        with self.autocast():
             with torch.no_grad():
                 taught_BK = self.teacher(image_BCHW).float()
             answer_BK = self._logits(image_BCHW).float()

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +92,12 @@ def use_fast_strided(module: nn.Module) -> None:
             child.__class__ = _Float32Conv2d
         elif child.kernel_size == (1, 1):
             child.__class__ = _SubsampledPointwise
+
+
+def autocast_on(device: torch.device, bfloat16: bool | None = None) -> Callable[[], torch.autocast]:
+    """Makes contexts in which convolutions run in bfloat16, or not; None: where that is faster."""
+    enabled = bfloat16_is_faster(device) if bfloat16 is None else bfloat16
+    return partial(torch.autocast, device.type, torch.bfloat16, enabled=enabled)
 
 
 def bfloat16_is_faster(device: torch.device) -> bool:

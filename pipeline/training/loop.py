@@ -29,7 +29,7 @@ from pipeline.models.feature_codec import LAYERS, FeatureCodec, decoder_name
 from pipeline.training import losses
 from pipeline.training.checkpoints import git_revision, load_state, recipe_to_dict, save_checkpoint
 from pipeline.training.data import CropSampler
-from pipeline.training.fast_forms import bfloat16_is_faster, training_form, use_fast_strided
+from pipeline.training.fast_forms import autocast_on, training_form, use_fast_strided
 from pipeline.training.log import Counters, Figures, TrainingLog
 from pipeline.training.muon import CodecOptimiser
 from pipeline.training.objectives import distortion_terms, weighted
@@ -78,8 +78,7 @@ class Trainer:
         self.pool = CropPool(sampler, batches=recipe.pool_batches, device=self.device)
         self.data_sha256 = data_sha256
         self.out = out
-        bfloat16 = bfloat16_is_faster(self.device) if autocast is None else autocast
-        self.autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=bfloat16)
+        self.autocast = autocast_on(self.device, autocast)
         self.frozen = {tag: training_form(backbones[tag]).to(self.device) for tag in recipe.codec.backbones}
         self._encoder_source = backbones.get(recipe.encoder_from)
         self.codec = FeatureCodec(recipe.codec).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

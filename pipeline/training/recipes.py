@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipeline.errors import ConfigError
+from pipeline.models.analysis import TRUNK_LAYERS
 from pipeline.models.feature_codec import CodecConfig
 
 Rounding = Literal["noise", "straight_through"]
@@ -80,7 +81,7 @@ _TAIL: dict[str, Any] = {
 DEFAULT_PHASES = (
     Phase(
         "distil", until=0.15, crop=160, batch=24, learning_rate=(3e-3, 1e-3), rate_ramp=True, tail_drop=0.1,
-        frozen_layers=6,
+        frozen_layers=TRUNK_LAYERS,
     ),
     Phase(
         "task", until=0.6, crop=160, learning_rate=(3e-4, 1.5e-4), from_average=True, kl_weight=0.4,
