@@ -22,7 +22,7 @@ from pipeline.bundle import (
 from pipeline.codec.contexts import SetName, parse_contexts
 from pipeline.codec.entropy_model import ChannelPmf, EntropyModel
 
-CHANNELS, LAYERS = 48, 8
+CHANNELS, STRIDE, LAYERS = 48, 8, 8
 POINTS = {"low": 2.0, "standard": 4.0, "high": 8.0}
 REFERENCE_CONTEXTS: tuple[dict[str, Any], ...] = ({"set": "inter", "terms": [{"kind": "reference", "clip": 3}]},)
 CLASSES = {"food101": 101, "cifar100": 100, "flowers102": 102}
@@ -65,10 +65,12 @@ def random_synthesis(tag: str) -> bytes:
     import torch
     from safetensors.torch import save
 
+    from pipeline.models.analysis import LatentShape
     from pipeline.models.synthesis import build_synthesis
 
     torch.manual_seed(0)
-    return bytes(save({name: value.contiguous() for name, value in build_synthesis(tag).state_dict().items()}))
+    synthesis = build_synthesis(tag, LatentShape(CHANNELS, STRIDE))
+    return bytes(save({name: value.contiguous() for name, value in synthesis.state_dict().items()}))
 
 
 def backbone(tag: str, *, alias: str = "lite0", pooled_width: int = 1280, default: bool = False) -> Backbone:

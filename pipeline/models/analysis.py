@@ -1,28 +1,35 @@
 """The encoders g_a that run on the edge: image in, latent out, nothing about any task.
 
-All take RGB as float32 ``image_BCHW`` in [0, 1] and give a signed ``latent_BCHW`` at 1/8 of the resolution (48 x 28
-x 28 for 224 x 224). They use convolutions, ReLU and additions only, so they export to any runtime and quantise to
-int8.
+All take RGB as float32 ``image_BCHW`` in [0, 1] and give a signed ``latent_BCHW`` of the encoder's own shape: 48
+channels at 1/8 of the resolution, or 96 at 1/16. They use convolutions, ReLU and additions only, so they export to any
+runtime and quantise to int8.
 
 Axes: B batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 
-LATENT_CHANNELS = 48
-LATENT_STRIDE = 8
-TRUNK_LAYERS = 6
+TRUNK_LAYERS = 7
 """Those of ``InvertedResidualAnalysis`` that begin as a backbone's."""
+
+
+class LatentShape(NamedTuple):
+    """``channels`` planes at 1/``stride`` of the image's sides."""
+
+    channels: int
+    stride: int
 
 
 class Analysis(Protocol):
     """What the rest of the package relies on: a module from image to latent."""
+
+    latent: ClassVar[LatentShape]
 
     def __call__(self, image_BCHW: Tensor) -> Tensor: ...
 
@@ -57,12 +64,14 @@ class FrankenSplitAnalysis(nn.Module):
     224 x 224.
     """
 
+    latent = LatentShape(channels=48, stride=8)
+
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
             ResidualBlock(3, 48, stride=2),
             ResidualBlock(48, 64, stride=2),
-            ResidualBlock(64, LATENT_CHANNELS, stride=2),
+            ResidualBlock(64, self.latent.channels, stride=2),
         )
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
@@ -77,11 +86,13 @@ class StemAnalysis(nn.Module):
     times faster on CPUs).
     """
 
+    latent = LatentShape(channels=48, stride=8)
+
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 48, 5, stride=4, padding=2)
         self.activation = nn.ReLU()
-        self.blocks = nn.Sequential(ResidualBlock(48, 64, stride=2), ResidualBlock(64, LATENT_CHANNELS))
+        self.blocks = nn.Sequential(ResidualBlock(48, 64, stride=2), ResidualBlock(64, self.latent.channels))
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         latent_BCHW: Tensor = self.blocks(self.activation(self.stem(_centred(image_BCHW))))
@@ -97,12 +108,14 @@ class ConvStemAnalysis(nn.Module):
     less feature error after equally many steps.
     """
 
+    latent = LatentShape(channels=48, stride=8)
+
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(32, 56, 3, stride=2, padding=1), nn.ReLU()
         )
-        self.blocks = nn.Sequential(ResidualBlock(56, 64, stride=2), ResidualBlock(64, LATENT_CHANNELS))
+        self.blocks = nn.Sequential(ResidualBlock(56, 64, stride=2), ResidualBlock(64, self.latent.channels))
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         latent_BCHW: Tensor = self.blocks(self.stem(_centred(image_BCHW)))
@@ -110,12 +123,16 @@ class ConvStemAnalysis(nn.Module):
 
 
 class InvertedResidualAnalysis(nn.Module):
-    """The shallow layers of EfficientNet-Lite0, then two residual blocks that turn their feature into a latent; 138,624
-    parameters, 0.189 GMAC at 224 x 224.
+    """The shallow layers of EfficientNet-Lite0, then a block and a 1x1 convolution that turn their feature into a
+    latent; 139,072 parameters, 0.147 GMAC at 224 x 224.
 
     The layers are those of a trained classifier, BatchNorm folded in, so that training can begin with its weights
-    (``pipeline.training.warm_start``): the encoder then need not learn to see, only to compress.
+    (``pipeline.training.warm_start``): the encoder then need not learn to see, only to compress. They go on to 1/16 of
+    the resolution, since what the next stride leaves behind is half of the bytes and hardly any of the answer
+    (docs/decisions/0015-cut-at-a-sixteenth.md).
     """
+
+    latent = LatentShape(channels=96, stride=16)
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,11 +143,14 @@ class InvertedResidualAnalysis(nn.Module):
             _InvertedResidual(24, 24, kernel=3),
             _InvertedResidual(24, 40, kernel=5, stride=2),
             _InvertedResidual(40, 40, kernel=5),
+            _InvertedResidual(40, 80, kernel=3, stride=2),
         )
-        self.blocks = nn.Sequential(ResidualBlock(40, LATENT_CHANNELS), ResidualBlock(LATENT_CHANNELS, LATENT_CHANNELS))
+        self.blocks = nn.Sequential(
+            _InvertedResidual(80, 80, kernel=3, expansion=3), nn.Conv2d(80, self.latent.channels, 1)
+        )
 
     def shallow(self, image_BCHW: Tensor, layers: int = TRUNK_LAYERS) -> Tensor:
-        """The feature behind the trunk's first layers, float32; [B, 40, H/8, W/8] behind all of them."""
+        """The feature behind the trunk's first layers, float32; [B, 80, H/16, W/16] behind all of them."""
         feature_BCHW: Tensor = self.trunk[:layers](_centred(image_BCHW))
         return feature_BCHW
 
@@ -186,9 +206,19 @@ ANALYSES: dict[str, type[nn.Module]] = {
 
 def build_analysis(name: str) -> nn.Module:
     """The encoder called ``name`` (``ANALYSES`` has them), freshly initialised. Raises ConfigError for another name."""
+    return _known(name)()
+
+
+def latent_shape(name: str) -> LatentShape:
+    """What the encoder called ``name`` gives. Raises ConfigError for another name."""
+    shape: LatentShape = _known(name).latent  # type: ignore[attr-defined]
+    return shape
+
+
+def _known(name: str) -> type[nn.Module]:
     if name not in ANALYSES:
         raise ConfigError(f"unknown encoder {name!r}: choose one of {', '.join(sorted(ANALYSES))}")
-    return ANALYSES[name]()
+    return ANALYSES[name]
 
 
 def _centred(image_BCHW: Tensor) -> Tensor:

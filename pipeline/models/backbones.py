@@ -1,10 +1,10 @@
-"""Off-the-shelf classifiers, cut before their deepest stage: ``head_part`` (what g_s replaces), ``tail`` and
-``classifier``.
+"""Off-the-shelf classifiers, cut where their resolution is the latent's: ``head_part`` (what g_s replaces), ``tail``
+and ``classifier``.
 
 A ``CutBackbone`` never changes its model. ``classifier(tail(head_part(image)))`` is bit-exact with the model's own
 forward pass, and so serves both the streamed features (g_s output into ``tail``) and unmodified clients (JPEG into
 ``head_part``). timm's ``forward_features`` runs to the end of the model and cannot be entered halfway, so each
-family's stages are called one by one (timm 1.0; docs/training.md lists cut points and sizes).
+family's modules are called one by one (timm 1.0; docs/training.md lists cut points and sizes).
 
 Axes: B batch, C channels, H height, W width, D pooled feature, K classes.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +24,39 @@ from pipeline.errors import ConfigError, EngineError
 from pipeline.models.torchvision_guard import ensure_torchvision
 from pipeline.models.weights import load_backbone_weights, missing_weights_message, state_hash
 
+DEFAULT_STRIDE = 16
+
 
 @dataclass(frozen=True)
 class Family:
-    """How one family of timm models is taken apart. The functions list a model's modules in order of execution."""
+    """How one family of timm models is taken apart. ``modules`` lists all of a model's up to the pooling, in order of
+    execution; ``ends`` tells the last one of the head part for each resolution that the family can be cut at.
+    """
 
-    head_modules: Callable[[Any], Iterable[nn.Module]]
-    tail_modules: Callable[[Any], Iterable[nn.Module]]
+    modules: Callable[[Any], Iterable[nn.Module]]
+    ends: dict[int, Callable[[Any], nn.Module]]
     channels_last: bool = False  # stages exchange B H W C (Swin)
 
 
-# Model class name -> family. Cut after stage 2 of 4, or after blocks.2 in EfficientNets: always at 1/8 of the
-# resolution.
+# Model class name -> family. At 1/8 of the resolution the cut is behind stage 2 of 4 (blocks.2 of EfficientNets). At
+# 1/16 it is behind the first block of the next stage, a pair of blocks in Swin: what strides past less of the detail
+# does not need it (docs/decisions/0015-cut-at-a-sixteenth.md).
 FAMILIES: dict[str, Family] = {
     "EfficientNet": Family(
-        head_modules=lambda m: [m.conv_stem, m.bn1, *m.blocks[:3]],
-        tail_modules=lambda m: [*m.blocks[3:], m.conv_head, m.bn2],
+        modules=lambda m: [m.conv_stem, m.bn1, *chain(*m.blocks), m.conv_head, m.bn2],
+        ends={8: lambda m: m.blocks[2][-1], 16: lambda m: m.blocks[3][0]},
     ),
     "ResNet": Family(
-        head_modules=lambda m: [m.conv1, m.bn1, m.act1, m.maxpool, m.layer1, m.layer2],
-        tail_modules=lambda m: [m.layer3, m.layer4],
+        modules=lambda m: [m.conv1, m.bn1, m.act1, m.maxpool, *m.layer1, *m.layer2, *m.layer3, *m.layer4],
+        ends={8: lambda m: m.layer2[-1], 16: lambda m: m.layer3[0]},
     ),
     "ConvNeXt": Family(
-        head_modules=lambda m: [m.stem, *m.stages[:2]],
-        tail_modules=lambda m: [*m.stages[2:], m.norm_pre],
+        modules=lambda m: [m.stem, *chain(*((stage.downsample, *stage.blocks) for stage in m.stages)), m.norm_pre],
+        ends={8: lambda m: m.stages[1].blocks[-1], 16: lambda m: m.stages[2].blocks[0]},
     ),
     "SwinTransformer": Family(
-        head_modules=lambda m: [m.patch_embed, *m.layers[:2]],
-        tail_modules=lambda m: [*m.layers[2:], m.norm],
+        modules=lambda m: [m.patch_embed, *chain(*((layer.downsample, *layer.blocks) for layer in m.layers)), m.norm],
+        ends={8: lambda m: m.layers[1].blocks[-1], 16: lambda m: m.layers[2].blocks[1]},
         channels_last=True,
     ),
 }
@@ -70,22 +76,29 @@ class ImageSpec:
 
 
 class CutBackbone(nn.Module):
-    """A frozen timm classifier in three parts. Always in eval mode: ``train()`` leaves it there, so its BatchNorm
-    statistics cannot move.
+    """A frozen timm classifier in three parts, cut at 1/``stride`` of the resolution. Always in eval mode: ``train()``
+    leaves it there, so its BatchNorm statistics cannot move. Raises ConfigError for a family or a stride that we do
+    not know.
     """
 
     mean: Tensor
     std: Tensor
     model: Any  # a timm model; its parts have no common type
 
-    def __init__(self, model: nn.Module, *, tag: str) -> None:
+    def __init__(self, model: nn.Module, *, tag: str, stride: int = DEFAULT_STRIDE) -> None:
         super().__init__()
         family = FAMILIES.get(type(model).__name__)
         if family is None:
             raise ConfigError(
                 f"backbone {tag} is a {type(model).__name__}: known families are {', '.join(sorted(FAMILIES))}"
             )
+        if stride not in family.ends:
+            raise ConfigError(
+                f"backbone {tag} cannot be cut at 1/{stride} of the resolution, expected one of "
+                f"{', '.join(f'1/{known}' for known in family.ends)}"
+            )
         self.tag = tag
+        self.stride = stride
         self.model = model
         self.image_spec = _image_spec(model.pretrained_cfg)
         self._family = family
@@ -108,11 +121,21 @@ class CutBackbone(nn.Module):
     @property
     def head_modules(self) -> list[nn.Module]:
         """The modules of the head part, in order of execution."""
-        return list(self._family.head_modules(self.model))
+        return self._parts()[0]
+
+    @property
+    def tail_modules(self) -> list[nn.Module]:
+        """Those behind the cut and before the pooling."""
+        return self._parts()[1]
+
+    def _parts(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        modules = list(self._family.modules(self.model))
+        cut = modules.index(self._family.ends[self.stride](self.model)) + 1
+        return modules[:cut], modules[cut:]
 
     def head_part(self, image_BCHW: Tensor) -> Tensor:
-        """RGB float32 in [0, 1] -> the cut feature, float32 ``feature_BCHW`` at 1/8 of the resolution (NCHW for every
-        family).
+        """RGB float32 in [0, 1] -> the cut feature, float32 ``feature_BCHW`` at 1/``stride`` of the resolution (NCHW
+        for every family).
         """
         x = (image_BCHW - self.mean) / self.std
         for module in self.head_modules:
@@ -122,7 +145,7 @@ class CutBackbone(nn.Module):
     def tail(self, feature_BCHW: Tensor) -> Tensor:
         """The cut feature -> pooled features [B, D]: everything up to, but without, the classifier."""
         x = feature_BCHW.permute(0, 2, 3, 1) if self._family.channels_last else feature_BCHW
-        for module in self._family.tail_modules(self.model):
+        for module in self.tail_modules:
             x = module(x)
         pooled_BD: Tensor = self.model.forward_head(x, pre_logits=True)
         return pooled_BD
@@ -142,11 +165,13 @@ class CutBackbone(nn.Module):
         return state_hash(self.model.state_dict())
 
 
-def load_backbone(tag: str, *, weights_file: Path | None = None, pretrained: bool = True) -> CutBackbone:
-    """The timm model ``tag`` with its weights, cut.
+def load_backbone(
+    tag: str, *, stride: int = DEFAULT_STRIDE, weights_file: Path | None = None, pretrained: bool = True
+) -> CutBackbone:
+    """The timm model ``tag`` with its weights, cut at 1/``stride`` of the resolution.
 
-    Raises EngineError with what to install if no weights can be had, ConfigError for a tag or family that we do not
-    know. ``pretrained=False`` gives random weights (tests).
+    Raises EngineError with what to install if no weights can be had, ConfigError for a tag, family or stride that we
+    do not know. ``pretrained=False`` gives random weights (tests).
     """
     ensure_torchvision()
     import timm  # after the guard, and only when a backbone is really wanted: it takes seconds
@@ -163,7 +188,7 @@ def load_backbone(tag: str, *, weights_file: Path | None = None, pretrained: boo
             model.load_state_dict(state)
         except RuntimeError as error:
             raise EngineError(f"weights do not fit backbone {tag}: {str(error).splitlines()[-1].strip()}") from error
-    return CutBackbone(model, tag=tag)
+    return CutBackbone(model, tag=tag, stride=stride)
 
 
 def _image_spec(config: Any) -> ImageSpec:

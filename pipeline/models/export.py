@@ -2,15 +2,12 @@
 
 All graphs are opset 17, plain operators only, BatchNorm folded by the exporter. torch's older exporter is used on
 purpose: it needs no onnxscript and gives smaller graphs for networks as simple as these.
-
-    python -m pipeline.models.export SYNTHESIS.safetensors BACKBONE OUT    server graphs, in a process of its own
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -21,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.errors import BundleError, EngineError, FrankenError
-from pipeline.models.analysis import LATENT_CHANNELS, LATENT_STRIDE
+from pipeline.errors import BundleError, EngineError
+from pipeline.models.analysis import LatentShape
 from pipeline.models.backbones import CutBackbone, load_backbone
 from pipeline.models.synthesis import build_synthesis
 
@@ -47,7 +44,7 @@ class _Function(nn.Module):
 
 
 def export_analysis(analysis: nn.Module, file: Path, *, side: int = 224) -> None:
-    """Write g_a: ``image`` float32 [1, 3, H, W] RGB in [0, 1] -> ``latent`` float32 [1, C, H/8, W/8]; H and W are free.
+    """Write g_a: ``image`` float32 [1, 3, H, W] RGB in [0, 1] -> ``latent`` float32 [1, C, h, w]; H and W are free.
 
     Raises EngineError if ONNX Runtime does not compute what torch does.
     """
@@ -108,9 +105,9 @@ def save_module(module: nn.Module, file: Path) -> None:
 # --- g_s, head part, tail: for servers --------------------------------------------------------------------------
 
 
-def load_synthesis(file: Path, tag: str) -> nn.Module:
+def load_synthesis(file: Path, tag: str, latent: LatentShape) -> nn.Module:
     """The decoder for backbone ``tag`` from a safetensors file, in eval mode. Raises BundleError if it does not fit."""
-    synthesis = build_synthesis(tag)
+    synthesis = build_synthesis(tag, latent)
     try:
         synthesis.load_state_dict({key: value.float() for key, value in load_file(file).items()})
     except Exception as error:  # safetensors' errors are no OSError, load_state_dict's a RuntimeError
@@ -119,27 +116,29 @@ def load_synthesis(file: Path, tag: str) -> nn.Module:
     return synthesis.eval().requires_grad_(False)
 
 
-def export_server_graphs(synthesis_file: Path, backbone_tag: str, out_dir: Path, *, side: int = 224) -> None:
+def export_server_graphs(
+    synthesis_file: Path, backbone_tag: str, latent: LatentShape, out_dir: Path, *, side: int = 224
+) -> None:
     """Write what ``pipeline.runtime.onnx_engine`` loads, each with a free batch size, for images of ``side`` pixels.
 
-        synthesis.onnx   ``latent`` [B, C, side/8, side/8] (dequantised)  -> ``feature`` [B, F, h, w]
-        tail.onnx        ``feature``                                      -> ``pooled`` [B, D]
-        head_part.onnx   ``image`` [B, 3, side, side] RGB in [0, 1]       -> ``feature``: the unmodified backbone's
+        synthesis.onnx   ``latent`` [B, C, h, w] (dequantised)           -> ``feature`` [B, F, h, w]
+        tail.onnx        ``feature``                                     -> ``pooled`` [B, D]
+        head_part.onnx   ``image`` [B, 3, side, side] RGB in [0, 1]      -> ``feature``: the unmodified backbone's
         classifier.npz   ``weight`` (K, D), ``bias`` (K,) float32
 
     Raises BundleError (decoder does not fit), EngineError (no weights, or ONNX Runtime disagrees with torch).
     """
-    synthesis = load_synthesis(Path(synthesis_file), backbone_tag)
-    backbone = load_backbone(backbone_tag)
+    synthesis = load_synthesis(Path(synthesis_file), backbone_tag, latent)
+    backbone = load_backbone(backbone_tag, stride=latent.stride)
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    grid = side // LATENT_STRIDE
-    random = torch.Generator().manual_seed(0)
-    image, latent = torch.rand(2, 3, side, side, generator=random), torch.randn(2, LATENT_CHANNELS, grid, grid)
+    grid = side // latent.stride
+    image = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    example = torch.randn(2, latent.channels, grid, grid)
     with torch.no_grad():
         feature = backbone.head_part(image)
     batch = {0: "batch"}
-    _export(synthesis, latent, out_dir / "synthesis.onnx", names=("latent", "feature"), dynamic=batch)
+    _export(synthesis, example, out_dir / "synthesis.onnx", names=("latent", "feature"), dynamic=batch)
     head_part, tail = _Function(backbone, backbone.head_part), _Function(backbone, backbone.tail)
     _export(head_part, image, out_dir / "head_part.onnx", names=("image", "feature"), dynamic=batch)
     _export(tail, feature, out_dir / "tail.onnx", names=("feature", "pooled"), dynamic=batch)
@@ -193,21 +192,3 @@ def _check_parity(file: Path, name: str, example: Tensor, expected: Tensor) -> N
         raise EngineError(
             f"{file.name} differs from torch by {difference:.2g} of its largest value, limit {PARITY_MAX}"
         )
-
-
-def main(arguments: list[str]) -> int:
-    """Export as asked; 0, or the error's exit code after one line on stderr."""
-    try:
-        synthesis, backbone, out = arguments
-        export_server_graphs(Path(synthesis), backbone, Path(out))
-    except ValueError:
-        print("expected 3 arguments: SYNTHESIS.safetensors BACKBONE OUT", file=sys.stderr)
-        return 2
-    except FrankenError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

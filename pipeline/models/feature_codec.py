@@ -18,12 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.analysis import LATENT_CHANNELS, build_analysis
+from pipeline.models.analysis import LatentShape, build_analysis, latent_shape
 from pipeline.models.entropy_bottleneck import EntropyBottleneck
 from pipeline.models.synthesis import build_synthesis
 
 LAYERS = 8
-CHANNELS_PER_LAYER = LATENT_CHANNELS // LAYERS
 FILL_SYMBOL = 0
 _DOT = ":"
 
@@ -38,6 +37,16 @@ class CodecConfig:
     backbones: tuple[str, ...] = ("tf_efficientnet_lite0", "tf_efficientnet_lite2")
     operating_points: tuple[str, ...] = ("low", "standard", "high")
     initial_gains: tuple[float, ...] = (0.6, 1.0, 1.6)
+
+    @property
+    def latent(self) -> LatentShape:
+        """What the encoder gives; also where the backbones are cut. Raises ConfigError for an unknown encoder."""
+        return latent_shape(self.analysis)
+
+    @property
+    def channels_per_layer(self) -> int:
+        """All layers have equally many."""
+        return self.latent.channels // LAYERS
 
 
 class Decoders(nn.ModuleDict):
@@ -76,11 +85,11 @@ class FeatureCodec(nn.Module):
         self.config = config
         self.analysis = build_analysis(config.analysis)
         gains_P1 = torch.tensor(config.initial_gains).log().view(-1, 1)
-        self.log_gain_PC = nn.Parameter(gains_P1.repeat(1, LATENT_CHANNELS))
+        self.log_gain_PC = nn.Parameter(gains_P1.repeat(1, config.latent.channels))
         self.bottlenecks = nn.ModuleList(
-            EntropyBottleneck(LATENT_CHANNELS, init_scale=4.0) for _ in config.operating_points
+            EntropyBottleneck(config.latent.channels, init_scale=4.0) for _ in config.operating_points
         )
-        self.synthesis = Decoders({tag: build_synthesis(tag) for tag in config.backbones})
+        self.synthesis = Decoders({tag: build_synthesis(tag, config.latent) for tag in config.backbones})
 
     def bottleneck(self, point: int) -> EntropyBottleneck:
         """The prior of operating point number ``point``."""
@@ -134,7 +143,7 @@ class FeatureCodec(nn.Module):
         priced = noisy if encoder_pays else latent_BCHW.detach().float() * self.gain_1C11(point) + noise_BCHW
         bits = self.bottleneck(point).bits_interpolated(priced)
         seen = y + (torch.round(y - median) + median - y).detach() if rounded else noisy
-        kept = keep_mask(layers_B).to(seen.device)
+        kept = keep_mask(layers_B, self.config.latent.channels).to(seen.device)
         seen = torch.where(kept, seen, median + FILL_SYMBOL)
         return seen / self.gain_1C11(point), bits
 
@@ -144,14 +153,14 @@ class FeatureCodec(nn.Module):
             self.bottleneck(point).update_quantiles()
 
 
-def keep_mask(layers_B: Tensor) -> Tensor:
-    """Which channels are there when frame b has its first ``layers_B[b]`` layers: bool [B, C, 1, 1]."""
-    layer_of_channel_C = torch.arange(LATENT_CHANNELS) // CHANNELS_PER_LAYER
-    return (layer_of_channel_C.view(1, -1) < layers_B.view(-1, 1)).view(len(layers_B), LATENT_CHANNELS, 1, 1)
+def keep_mask(layers_B: Tensor, channels: int) -> Tensor:
+    """Which of ``channels`` are there when frame b has its first ``layers_B[b]`` layers: bool [B, C, 1, 1]."""
+    layer_of_channel_C = torch.arange(channels) // (channels // LAYERS)
+    return (layer_of_channel_C.view(1, -1) < layers_B.view(-1, 1)).view(len(layers_B), channels, 1, 1)
 
 
 def drop_tail(symbols_BCHW: Tensor, layers: int | Sequence[int]) -> Tensor:
     """Symbols of which only the first layers arrived; the others are FILL_SYMBOL."""
     count_B = torch.as_tensor([layers] * len(symbols_BCHW) if isinstance(layers, int) else list(layers))
-    kept = keep_mask(count_B).to(symbols_BCHW.device)
+    kept = keep_mask(count_B, symbols_BCHW.shape[1]).to(symbols_BCHW.device)
     return torch.where(kept, symbols_BCHW, torch.full_like(symbols_BCHW, FILL_SYMBOL))

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.models.analysis import LATENT_CHANNELS, LATENT_STRIDE
-from pipeline.models.backbones import CutBackbone, load_backbone
+from pipeline.models.analysis import LatentShape
+from pipeline.models.backbones import DEFAULT_STRIDE, CutBackbone, load_backbone
 
 DEFAULT_SIDE = 224
 
@@ -40,13 +40,13 @@ def count_macs(function: Callable[[Tensor], Tensor], input_BCHW: Tensor) -> int:
     return _counted(function, input_BCHW)[0]
 
 
-def shape_only_backbone(tag: str) -> CutBackbone:
+def shape_only_backbone(tag: str, *, stride: int = DEFAULT_STRIDE) -> CutBackbone:
     """The backbone ``tag`` on the ``meta`` device: shapes without weights. Draws no random numbers.
 
-    Raises ConfigError for a tag or family that we do not know.
+    Raises ConfigError for a tag, family or stride that we do not know.
     """
     with torch.device("meta"):
-        return load_backbone(tag, pretrained=False)
+        return load_backbone(tag, stride=stride, pretrained=False)
 
 
 def head_part_cost(backbone: CutBackbone) -> HeadPartCost:
@@ -62,10 +62,10 @@ def head_part_cost(backbone: CutBackbone) -> HeadPartCost:
     return HeadPartCost(side=side, macs=macs, channels=channels, height=height, width=width)
 
 
-def synthesis_macs(synthesis: nn.Module, *, side: int = DEFAULT_SIDE) -> int:
+def synthesis_macs(synthesis: nn.Module, latent: LatentShape, *, side: int = DEFAULT_SIDE) -> int:
     """MACs of a g_s on the ``meta`` device for one frame of ``side`` x ``side`` pixels."""
-    grid = side // LATENT_STRIDE
-    return count_macs(synthesis, torch.empty(1, LATENT_CHANNELS, grid, grid, device="meta"))
+    grid = side // latent.stride
+    return count_macs(synthesis, torch.empty(1, latent.channels, grid, grid, device="meta"))
 
 
 def _counted(function: Callable[[Tensor], Tensor], input_BCHW: Tensor) -> tuple[int, Tensor]:

@@ -39,17 +39,14 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """How torch is to be measured: device (auto, cpu, cuda:N), threads, shape of a latent."""
+    """How torch is to be measured: device (auto, cpu, cuda:N), threads."""
 
     device: str
     threads: int
-    latent_CHW: tuple[int, int, int]
 
-    @property
-    def action(self) -> str:
+    def action(self, bundle: Bundle) -> str:
         """For engine_export."""
-        sides = ",".join(str(side) for side in self.latent_CHW)
-        return f"measure={self.device},{self.threads},{sides}"
+        return f"measure={self.device},{self.threads},{_shape(bundle)}"
 
     @property
     def file(self) -> str:
@@ -75,9 +72,9 @@ class EngineCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{backbone.tag}-", dir=self.folder))
         try:
-            actions = [f"export={bundle.edge_spec.preprocess.size}"]
+            actions = [f"export={_shape(bundle)}"]
             if measure is not None:
-                actions.append(measure.action)
+                actions.append(measure.action(bundle))
             self._run(bundle, backbone, fresh, actions, f"exporting {backbone.alias or backbone.tag} for ONNX Runtime")
             if measure is not None:
                 (fresh / TORCH_MEASURED).replace(fresh / measure.file)
@@ -94,7 +91,7 @@ class EngineCache:
             return cached
         with tempfile.TemporaryDirectory(dir=self.folder) as fresh:
             name = backbone.alias or backbone.tag
-            self._run(bundle, backbone, Path(fresh), [measure.action], f"measuring torch with {name}")
+            self._run(bundle, backbone, Path(fresh), [measure.action(bundle)], f"measuring torch with {name}")
             measured = Path(fresh) / TORCH_MEASURED
             facts: dict[str, Any] = json.loads(measured.read_text())
             measured.replace(path)
@@ -151,6 +148,12 @@ class EngineCache:
                 process.wait()
         if process.returncode != 0:
             raise _error(what, process.returncode, errors)
+
+
+def _shape(bundle: Bundle) -> str:
+    """Side of the pictures, channels and stride of the latents, for engine_export."""
+    spec = bundle.edge_spec
+    return f"{spec.preprocess.size},{spec.latent.channels},{spec.latent.stride}"
 
 
 @contextlib.contextmanager

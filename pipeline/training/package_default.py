@@ -25,10 +25,9 @@ from pipeline.bundle import manifest as bundle_manifest
 from pipeline.bundle.writing import write_bundle
 from pipeline.codec import Contexts, EntropyModel, LatentCodec, LatentSpec, contexts_data
 from pipeline.errors import InputError
-from pipeline.models.analysis import LATENT_CHANNELS, LATENT_STRIDE
 from pipeline.models.backbones import CutBackbone, load_backbone
 from pipeline.models.export import export_analysis, export_server_graphs, quantise_analysis, save_module
-from pipeline.models.feature_codec import CHANNELS_PER_LAYER, LAYERS, FeatureCodec
+from pipeline.models.feature_codec import LAYERS, FeatureCodec
 from pipeline.preprocess import Preprocessor, PreprocessSpec
 from pipeline.training import report
 from pipeline.training.bundle_figures import measure
@@ -61,7 +60,7 @@ def main(flags: Sequence[str] | None = None) -> None:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     codec = load_codec(arguments.checkpoint)
-    backbones = {tag: load_backbone(tag) for tag in codec.config.backbones}
+    backbones = {tag: load_backbone(tag, stride=codec.config.latent.stride) for tag in codec.config.backbones}
 
     print("exporting", flush=True)
     export_parts(codec, out, calibration=_counting_inputs(arguments, limit=_CALIBRATION_PHOTOS))
@@ -94,7 +93,7 @@ def export_parts(codec: FeatureCodec, out: Path, *, calibration: Iterator[np.nda
     save_prior(codec, out / "prior.safetensors")
     for tag, synthesis in codec.synthesis.items():
         save_module(synthesis, out / f"synthesis-{tag}.safetensors")
-        export_server_graphs(out / f"synthesis-{tag}.safetensors", tag, out / "graphs" / tag)
+        export_server_graphs(out / f"synthesis-{tag}.safetensors", tag, codec.config.latent, out / "graphs" / tag)
 
 
 def make_tables(codec: FeatureCodec, arguments: argparse.Namespace) -> tuple[LatentSpec, EntropyModel]:
@@ -129,9 +128,9 @@ def latent_spec(
 ) -> LatentSpec:
     """What edge and server agree on about the latent."""
     return LatentSpec(
-        channels=LATENT_CHANNELS,
-        stride=LATENT_STRIDE,
-        layers=(CHANNELS_PER_LAYER,) * LAYERS,
+        channels=codec.config.latent.channels,
+        stride=codec.config.latent.stride,
+        layers=(codec.config.channels_per_layer,) * LAYERS,
         operating_points=operating_points(codec, thresholds),
         contexts=contexts,
     )

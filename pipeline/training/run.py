@@ -144,12 +144,14 @@ def _seconds_until(text: str) -> float:
     return (datetime.datetime.combine(now.date(), wanted) - now).total_seconds() % 86400
 
 
-def load_backbones(tags: Sequence[str], weights: Mapping[str, Path]) -> dict[str, CutBackbone]:
-    """The frozen backbones, with weights from files where named. Raises ConfigError, EngineError."""
+def load_backbones(tags: Sequence[str], weights: Mapping[str, Path], *, stride: int) -> dict[str, CutBackbone]:
+    """The frozen backbones, cut at 1/``stride``, with weights from files where named. Raises ConfigError,
+    EngineError.
+    """
     strange = sorted(set(weights) - set(tags))
     if strange:
         raise ConfigError(f"weights are named for {strange[0]}, which is none of {', '.join(tags)}")
-    return {tag: load_backbone(tag, weights_file=weights.get(tag)) for tag in tags}
+    return {tag: load_backbone(tag, stride=stride, weights_file=weights.get(tag)) for tag in tags}
 
 
 def _needed_backbones(recipe: Recipe, *, fresh: bool) -> tuple[str, ...]:
@@ -197,7 +199,7 @@ def train_codec(
     recipe = _with_targets(recipe, target_bytes)
     state, origin = _start(from_bundle, from_checkpoint) if content is None else (None, "resumed")
     fresh = content is None and state is None
-    loaded = load_backbones(_needed_backbones(recipe, fresh=fresh), weights or {})
+    loaded = load_backbones(_needed_backbones(recipe, fresh=fresh), weights or {}, stride=recipe.codec.latent.stride)
     with ground(settings) as made:
         trainer = new_trainer(at_sizes_of(recipe, loaded), loaded, settings, made)
         if content is None:

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import ConfigError
-from pipeline.models.analysis import LATENT_STRIDE
 from pipeline.models.backbones import CutBackbone
 
 # Keeps the weights finite where a channel's activations sum to nothing, as grad-cam has it.
@@ -41,12 +40,12 @@ SALIENCY_LAYERS: dict[str, Callable[[Any], list[nn.Module]]] = {
 
 
 def saliency_maps(backbone: CutBackbone, image_BCHW: Tensor, classes_B: Tensor | None = None) -> Tensor:
-    """Where the backbone looks: float32 [B, 1, H/8, W/8] in [0, 1], without gradient.
+    """Where the backbone looks: float32 [B, 1, H/stride, W/stride] (the cut's) in [0, 1], without gradient.
 
     ``image_BCHW``: RGB float32 in [0, 1]. ``classes_B``: int64, whose logits are explained; the backbone's own first
     choices where it is None. A crop without any salient place gets 0.5 everywhere.
     """
-    grid = (image_BCHW.shape[2] // LATENT_STRIDE, image_BCHW.shape[3] // LATENT_STRIDE)
+    grid = (image_BCHW.shape[2] // backbone.stride, image_BCHW.shape[3] // backbone.stride)
     activations, gradients = _activations_and_gradients(backbone, image_BCHW, classes_B)
     maps = [_layer_map(a, g, grid) for a, g in zip(activations, gradients, strict=True)]
     return _unit_range(torch.stack(maps).mean(dim=0), constant=NEUTRAL).nan_to_num(nan=NEUTRAL).unsqueeze(1)

@@ -20,7 +20,7 @@ import torch
 from pipeline.codec import ChannelPmf, Contexts, EntropyModel, OperatingPoint, stream_symbols
 from pipeline.codec.contexts import Earlier, SetName, changes, checkerboard, context_values, reference
 from pipeline.codec.places import PLACE_CONTEXTS, count_places, place_shares, refreshed_places
-from pipeline.models.feature_codec import CHANNELS_PER_LAYER, LAYERS, FeatureCodec
+from pipeline.models.feature_codec import LAYERS, FeatureCodec
 
 MAGNITUDE_MAX = 100
 """Symbols beyond this are counted as escapes; a table may hold 255."""
@@ -57,7 +57,8 @@ class SymbolCounts:
         self.points = points
         self.channels = channels
         width = 2 * MAGNITUDE_MAX + 1
-        sizes = [contexts.count(set_name, channel // CHANNELS_PER_LAYER) for channel in range(channels)]
+        self._channels_per_layer = channels // LAYERS
+        sizes = [contexts.count(set_name, channel // self._channels_per_layer) for channel in range(channels)]
         self._counts = [[np.zeros((size, width)) for size in sizes] for _ in range(points)]
         self.places_PX2 = np.zeros((points, PLACE_CONTEXTS, 2))
         """How often a place was refreshed, or not, in each context of the map of places (pipeline.codec.places)."""
@@ -83,7 +84,7 @@ class SymbolCounts:
         self._frames[point] += 1
         earlier = Earlier(0, np.zeros(symbols_CHW.shape[1:], np.int64))
         for channel in range(self.channels):
-            layer, within = divmod(channel, CHANNELS_PER_LAYER)
+            layer, within = divmod(channel, self._channels_per_layer)
             reference_HW = None if reference_CHW is None else reference_CHW[channel]
             terms = self.contexts.terms(self.set_name, layer)
             context_HW = context_values(terms, within, symbols_CHW[channel], symbols_CHW, reference_HW, earlier)

@@ -23,12 +23,13 @@ from pipeline.models.backbones import FAMILIES, CutBackbone
 from pipeline.training.recipes import Part
 from pipeline.training.saliency import saliency_maps
 
-# Model class name -> the stages of its tail, whose outputs GHND compares; norms and the last 1x1 convolution are none.
+# Model class name -> the last block of each stage of its tail, whose outputs GHND compares; norms and the last 1x1
+# convolution are none.
 TAIL_STAGES: dict[str, Callable[[Any], Sequence[nn.Module]]] = {
-    "EfficientNet": lambda m: m.blocks[3:],
-    "ResNet": lambda m: [m.layer3, m.layer4],
-    "ConvNeXt": lambda m: m.stages[2:],
-    "SwinTransformer": lambda m: m.layers[2:],
+    "EfficientNet": lambda m: [blocks[-1] for blocks in m.blocks[3:]],
+    "ResNet": lambda m: [m.layer3[-1], m.layer4[-1]],
+    "ConvNeXt": lambda m: [stage.blocks[-1] for stage in m.stages[2:]],
+    "SwinTransformer": lambda m: [layer.blocks[-1] for layer in m.layers[2:]],
 }
 
 

@@ -1,4 +1,5 @@
-"""Blueprints of g_s, one for each backbone family: ``build_synthesis(backbone tag)`` gives the decoder that fits it.
+"""Blueprints of g_s, one for each backbone family: ``build_synthesis(backbone tag, latent)`` gives the decoder
+that fits both.
 
 No table of tags: the family's rule turns what the backbone's head part is like (channels of the cut feature, kind and
 number of its blocks) into a decoder, and the decoder's width is the largest, up to the rule's, that keeps within the
@@ -17,7 +18,8 @@ import torch
 from torch import nn
 
 from pipeline.errors import ConfigError
-from pipeline.models.analysis import LATENT_STRIDE
+from pipeline.models.analysis import LatentShape
+from pipeline.models.backbones import CutBackbone
 from pipeline.models.macs import HeadPartCost, head_part_cost, shape_only_backbone, synthesis_macs
 from pipeline.models.synthesis.convnext import ConvNeXtSynthesis
 from pipeline.models.synthesis.inverted_residual import InvertedResidualSynthesis
@@ -77,39 +79,47 @@ BLUEPRINTS = {
 }
 
 
-def build_synthesis(tag: str) -> NormalisedSynthesis:
-    """The decoder for the backbone ``tag``, freshly initialised.
+def build_synthesis(tag: str, latent: LatentShape) -> NormalisedSynthesis:
+    """The decoder for the backbone ``tag``, cut where its resolution is the latent's; freshly initialised.
 
     Raises ConfigError for a tag that timm does not know, and for a backbone without a blueprint.
     """
-    return _maker(tag)()
+    return _maker(tag, latent)()
 
 
 @lru_cache(maxsize=64)
-def _maker(tag: str) -> Callable[[], NormalisedSynthesis]:
+def _maker(tag: str, latent: LatentShape) -> Callable[[], NormalisedSynthesis]:
     try:
-        backbone = shape_only_backbone(tag)
+        backbone = shape_only_backbone(tag, stride=latent.stride)
     except ConfigError as error:
         raise ConfigError(f"no decoder blueprint for {tag!r} (an example: tf_efficientnet_lite0): {error}") from error
     blueprint, cost = BLUEPRINTS[type(backbone.model).__name__], head_part_cost(backbone)
-    grid = cost.side // LATENT_STRIDE
+    grid = cost.side // latent.stride
     if (cost.height, cost.width) != (grid, grid):
         raise ConfigError(
             f"backbone {tag} is cut at {cost.height}x{cost.width}, expected {grid}x{grid}: no decoder fits"
         )
     make, width_max = blueprint.design(backbone.model, cost.channels)
-    return partial(make, width=_affordable_width(tag, make, width_max, blueprint, cost))
+    make = partial(make, latent_channels=latent.channels)
+    return partial(make, width=_affordable_width(backbone, make, width_max, blueprint, cost, latent))
 
 
-def _affordable_width(tag: str, make: MakeSynthesis, width_max: int, blueprint: Blueprint, cost: HeadPartCost) -> int:
+def _affordable_width(
+    backbone: CutBackbone,
+    make: MakeSynthesis,
+    width_max: int,
+    blueprint: Blueprint,
+    cost: HeadPartCost,
+    latent: LatentShape,
+) -> int:
     budget = blueprint.macs_ratio_max * cost.macs
     for width in range(width_max, 0, -blueprint.width_step):
         with torch.device("meta"):
             synthesis = make(width=width).to("meta")  # buffers that come from NumPy are not there yet
-        if synthesis_macs(synthesis, side=cost.side) <= budget:
+        if synthesis_macs(synthesis, latent, side=cost.side) <= budget:
             return width
     raise ConfigError(
-        f"no decoder for backbone {tag} costs at most {budget / 1e6:.0f} million multiplications, "
+        f"no decoder for backbone {backbone.tag} costs at most {budget / 1e6:.0f} million multiplications, "
         f"{blueprint.macs_ratio_max:g} of its head part: choose a larger member of the family"
     )
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.analysis import LATENT_CHANNELS, ResidualBlock
+from pipeline.models.analysis import ResidualBlock
 from pipeline.models.synthesis.normalised import NormalisedSynthesis
 
 # The family starts its layer scale at 1e-6, so that nets of 36 blocks train; a handful of blocks need no such care,
@@ -43,9 +43,9 @@ class ConvNeXtBlock(nn.Module):
 class ConvNeXtSynthesis(NormalisedSynthesis):
     """A restoration block of ``width`` channels, a 1x1 projection where the target is wider, then ``blocks`` blocks."""
 
-    def __init__(self, out_channels: int, *, width: int, blocks: int) -> None:
+    def __init__(self, out_channels: int, *, latent_channels: int, width: int, blocks: int) -> None:
         super().__init__(out_channels)
-        self.restore = ResidualBlock(LATENT_CHANNELS, width, activation=nn.LeakyReLU())
+        self.restore = ResidualBlock(latent_channels, width, activation=nn.LeakyReLU())
         self.project = nn.Identity() if width == out_channels else nn.Conv2d(width, out_channels, 1)
         self.blocks = nn.Sequential(*(ConvNeXtBlock(out_channels) for _ in range(blocks)))
 

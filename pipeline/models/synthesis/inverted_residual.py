@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pipeline.models.analysis import LATENT_CHANNELS, ResidualBlock
+from pipeline.models.analysis import ResidualBlock
 from pipeline.models.synthesis.normalised import NormalisedSynthesis
 
 
@@ -44,9 +44,11 @@ class InvertedResidualBlock(nn.Module):
 class InvertedResidualSynthesis(NormalisedSynthesis):
     """Restoration to ``width`` channels, inverted residual blocks of that width, a 1x1 projection to the target's."""
 
-    def __init__(self, out_channels: int, *, width: int = 64, blocks: int = 2, expansion: int = 4) -> None:
+    def __init__(
+        self, out_channels: int, *, latent_channels: int, width: int = 64, blocks: int = 2, expansion: int = 4
+    ) -> None:
         super().__init__(out_channels)
-        self.restore = ResidualBlock(LATENT_CHANNELS, width, activation=nn.LeakyReLU())
+        self.restore = ResidualBlock(latent_channels, width, activation=nn.LeakyReLU())
         self.blocks = nn.Sequential(*(InvertedResidualBlock(width, expansion=expansion) for _ in range(blocks)))
         self.project = nn.Conv2d(width, out_channels, 1)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class NormalisedSynthesis(nn.Module):
-    """``latent_BCHW`` (48 channels) -> ``feature_BCHW`` of the same height and width, as ``CutBackbone.tail`` takes it.
+    """``latent_BCHW`` -> ``feature_BCHW`` of the same height and width, as ``CutBackbone.tail`` takes it.
 
     Subclasses give ``normalised``; ``set_target_statistics`` fills the two buffers.
     """

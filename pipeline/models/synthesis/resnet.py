@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.analysis import LATENT_CHANNELS, ResidualBlock
+from pipeline.models.analysis import ResidualBlock
 from pipeline.models.synthesis.normalised import NormalisedSynthesis
 
 BOTTLENECK_EXPANSION = 4
@@ -47,11 +47,20 @@ class ResNetSynthesis(NormalisedSynthesis):
     ``rectified``: the target feature has passed a ReLU (all but a few ResNets).
     """
 
-    def __init__(self, out_channels: int, *, width: int, blocks: int, bottleneck: bool, rectified: bool = True) -> None:
+    def __init__(
+        self,
+        out_channels: int,
+        *,
+        latent_channels: int,
+        width: int,
+        blocks: int,
+        bottleneck: bool,
+        rectified: bool = True,
+    ) -> None:
         super().__init__(out_channels)
         self.rectified = rectified
         self.restore = nn.Sequential(
-            ResidualBlock(LATENT_CHANNELS, width, activation=nn.LeakyReLU()),
+            ResidualBlock(latent_channels, width, activation=nn.LeakyReLU()),
             ResidualBlock(width, width, activation=nn.LeakyReLU()),
         )
         self.blocks = nn.Sequential(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.analysis import LATENT_CHANNELS, ResidualBlock
+from pipeline.models.analysis import ResidualBlock
 from pipeline.models.synthesis.normalised import NormalisedSynthesis
 
 HEAD_CHANNELS = 32
@@ -122,10 +122,10 @@ class SwinStage(nn.Module):
 class SwinSynthesis(NormalisedSynthesis):
     """Two Swin stages, the first of ``width`` channels, the second of the target's; the windows are the backbone's."""
 
-    def __init__(self, out_channels: int, *, width: int, window: int) -> None:
+    def __init__(self, out_channels: int, *, latent_channels: int, width: int, window: int) -> None:
         super().__init__(out_channels)
         self.stages = nn.Sequential(
-            SwinStage(LATENT_CHANNELS, width, window=window), SwinStage(width, out_channels, window=window)
+            SwinStage(latent_channels, width, window=window), SwinStage(width, out_channels, window=window)
         )
 
     def normalised(self, latent_BCHW: Tensor) -> Tensor:

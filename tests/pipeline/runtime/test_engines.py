@@ -177,7 +177,7 @@ def test_engine_for_another_feature_width(onnx: OnnxEngine, tmp_path: Path, cach
 @needs_weights
 def test_auto_takes_what_was_measured_faster(onnx: OnnxEngine, bundle: Bundle, cache_dir: Path) -> None:
     """`auto` says both figures; the server's process does not import torch while ONNX Runtime wins."""
-    measure = Measure("auto", 1, (48, 28, 28))
+    measure = Measure("auto", 1)
     path = EngineCache(cache_dir).place(bundle, bundle.backbone()) / measure.file
     path.write_text(json.dumps({"device": "cpu", "ms": {"1": 1e6, "8": 8e6}}))
     choice = choose_engine(bundle, threads=1, cache_dir=cache_dir)
@@ -189,7 +189,7 @@ def test_auto_takes_what_was_measured_faster(onnx: OnnxEngine, bundle: Bundle, c
 @needs_weights
 def test_torch_and_onnx_agree(onnx: OnnxEngine, bundle: Bundle, cache_dir: Path) -> None:
     """Both backends give the same features; `auto` takes torch where it was measured faster."""
-    measure = Measure("cpu", 1, (48, 28, 28))
+    measure = Measure("cpu", 1)
     path = EngineCache(cache_dir).place(bundle, bundle.backbone()) / measure.file
     path.write_text(json.dumps({"device": "cpu", "ms": {"1": 1e-6, "8": 8e-6}}))
     choice = choose_engine(bundle, device="cpu", threads=1, cache_dir=cache_dir)

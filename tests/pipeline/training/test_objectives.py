@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
 from pipeline.errors import ConfigError  # noqa: E402
+from pipeline.models.analysis import LatentShape  # noqa: E402
 from pipeline.models.backbones import CutBackbone, load_backbone  # noqa: E402
 from pipeline.models.feature_codec import CodecConfig  # noqa: E402
 from pipeline.models.synthesis import build_synthesis  # noqa: E402
@@ -157,7 +158,7 @@ def test_a_perfect_decoder_has_no_distortion(tag: str, side: int) -> None:
     parts = frozenset({"pooled", "stages", "saliency"})
     answer = teacher.ask(backbone, image, parts)
     assert answer.parts == parts
-    synthesis = build_synthesis(tag)
+    synthesis = build_synthesis(tag, LatentShape(96, 16))
     synthesis.normalised = lambda _latent: answer.feature_BCHW  # type: ignore[method-assign]
     phase = replace(TASK, saliency_weight=1.0, stage_weight=1.0)
     terms = distortion_terms(synthesis, backbone, torch.zeros(1), answer, phase, torch.ones(backbone.pooled_features))

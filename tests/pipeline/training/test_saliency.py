@@ -30,7 +30,7 @@ BACKBONES = [
 
 def backbone_of(tag: str) -> CutBackbone:
     torch.manual_seed(0)
-    backbone = load_backbone(tag, pretrained=tag == LITE0 and find_package_file(LITE0) is not None)
+    backbone = load_backbone(tag, stride=8, pretrained=tag == LITE0 and find_package_file(LITE0) is not None)
     for name, parameter in backbone.named_parameters():
         if name.endswith(".gamma"):
             # An untrained ConvNeXt's layer scale of 1e-6 makes gradients so small that only grad-cam's epsilon is left.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.analysis import LATENT_CHANNELS
 from pipeline.models.synthesis import NormalisedSynthesis
 from pipeline.training.losses import feature_loss
+
+_LATENT_CHANNELS = 48
 
 
 def loss_ratio(
@@ -31,7 +32,7 @@ def loss_ratio(
 
 def _lesson(channels: int, *, rectified: bool, grid: int) -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(5)
-    latent_BCHW = torch.randn(4, LATENT_CHANNELS, grid, grid, generator=random)
-    weight = 0.15 * torch.randn(channels, LATENT_CHANNELS, 3, 3, generator=random)
+    latent_BCHW = torch.randn(4, _LATENT_CHANNELS, grid, grid, generator=random)
+    weight = 0.15 * torch.randn(channels, _LATENT_CHANNELS, 3, 3, generator=random)
     feature_BCHW = nn.functional.conv2d(latent_BCHW, weight, padding=1)
     return latent_BCHW, feature_BCHW.relu() if rectified else feature_BCHW

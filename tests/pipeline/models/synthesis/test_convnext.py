@@ -14,13 +14,13 @@ from tests.pipeline.models.synthesis.learning import loss_ratio  # noqa: E402
 def test_learns() -> None:
     """The loss falls at least five-fold within 100 steps."""
     torch.manual_seed(0)
-    assert loss_ratio(ConvNeXtSynthesis(24, width=24, blocks=2), 24) >= 5
+    assert loss_ratio(ConvNeXtSynthesis(24, latent_channels=48, width=24, blocks=2), 24) >= 5
 
 
 @pytest.mark.parametrize("width", [16, 24])
 def test_geometry(width: int) -> None:
     """Height and width are the latent's, whatever they are; a narrower restoration is projected to the target."""
-    synthesis = ConvNeXtSynthesis(24, width=width, blocks=1)
+    synthesis = ConvNeXtSynthesis(24, latent_channels=48, width=width, blocks=1)
     assert synthesis(torch.rand(2, 48, 5, 9)).shape == (2, 24, 5, 9)
 
 

@@ -14,10 +14,10 @@ pytestmark = pytest.mark.torch
 from pipeline.models import export, synthesis  # noqa: E402
 
 TINY = {
-    "resnet": lambda: synthesis.ResNetSynthesis(16, width=8, blocks=2, bottleneck=True),
-    "convnext": lambda: synthesis.ConvNeXtSynthesis(16, width=8, blocks=1),
-    "swin": lambda: synthesis.SwinSynthesis(64, width=32, window=7),
-    "inverted_residual": lambda: synthesis.InvertedResidualSynthesis(16, width=8),
+    "resnet": lambda: synthesis.ResNetSynthesis(16, latent_channels=48, width=8, blocks=2, bottleneck=True),
+    "convnext": lambda: synthesis.ConvNeXtSynthesis(16, latent_channels=48, width=8, blocks=1),
+    "swin": lambda: synthesis.SwinSynthesis(64, latent_channels=48, width=32, window=7),
+    "inverted_residual": lambda: synthesis.InvertedResidualSynthesis(16, latent_channels=48, width=8),
 }
 
 

@@ -14,4 +14,4 @@ from tests.pipeline.models.synthesis.learning import loss_ratio  # noqa: E402
 def test_learns() -> None:
     """The loss falls at least five-fold within 100 steps."""
     torch.manual_seed(0)
-    assert loss_ratio(InvertedResidualSynthesis(24, width=32), 24) >= 5
+    assert loss_ratio(InvertedResidualSynthesis(24, latent_channels=48, width=32), 24) >= 5

@@ -15,7 +15,7 @@ from tests.pipeline.models.synthesis.learning import loss_ratio  # noqa: E402
 def test_learns(bottleneck: bool) -> None:
     """The loss falls at least five-fold within 200 steps."""
     torch.manual_seed(0)
-    synthesis = ResNetSynthesis(64, width=32, blocks=2, bottleneck=bottleneck)
+    synthesis = ResNetSynthesis(64, latent_channels=48, width=32, blocks=2, bottleneck=bottleneck)
     assert loss_ratio(synthesis, 64, rectified=True, steps=200) >= 5
 
 
@@ -24,7 +24,7 @@ def test_feature_is_never_negative() -> None:
     latent = torch.randn(2, 48, 6, 5, generator=torch.Generator().manual_seed(0))
     for rectified in (True, False):
         torch.manual_seed(0)
-        synthesis = ResNetSynthesis(16, width=8, blocks=2, bottleneck=True, rectified=rectified)
+        synthesis = ResNetSynthesis(16, latent_channels=48, width=8, blocks=2, bottleneck=True, rectified=rectified)
         synthesis.set_target_statistics(torch.full((16,), 0.3), torch.full((16,), 0.5))
         feature = synthesis(latent)
         assert feature.shape == (2, 16, 6, 5)

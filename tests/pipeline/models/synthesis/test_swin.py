@@ -15,7 +15,7 @@ from tests.pipeline.models.synthesis.learning import loss_ratio  # noqa: E402
 def test_learns() -> None:
     """The loss falls at least five-fold within 100 steps."""
     torch.manual_seed(0)
-    assert loss_ratio(SwinSynthesis(32, width=32, window=4), 32, grid=8) >= 5
+    assert loss_ratio(SwinSynthesis(32, latent_channels=48, width=32, window=4), 32, grid=8) >= 5
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_block_is_timms(window: int, height: int, width: int, shifted: bool) -> 
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (30, 33), (5, 9), (3, 3), (8, 7)])
 def test_any_size(height: int, width: int) -> None:
     """Sizes that windows do not divide, or that are smaller than a window, keep their shape and stay finite."""
-    feature = SwinSynthesis(64, width=32, window=7)(torch.randn(2, 48, height, width))
+    feature = SwinSynthesis(64, latent_channels=48, width=32, window=7)(torch.randn(2, 48, height, width))
     assert feature.shape == (2, 64, height, width)
     assert torch.isfinite(feature).all()
 
@@ -94,7 +94,7 @@ def test_padding_does_not_leak() -> None:
 def test_bfloat16_autocast() -> None:
     """Under autocast, as training runs it, the result is close to float32's."""
     torch.manual_seed(0)
-    synthesis, latent = SwinSynthesis(64, width=32, window=7).eval(), torch.randn(1, 48, 10, 10)
+    synthesis, latent = SwinSynthesis(64, latent_channels=48, width=32, window=7).eval(), torch.randn(1, 48, 10, 10)
     with torch.no_grad():
         expected = synthesis.normalised(latent)
         with torch.autocast("cpu", torch.bfloat16):
