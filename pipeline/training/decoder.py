@@ -115,10 +115,16 @@ def backbone_entry(backbone: CutBackbone, *, default: bool = False, side: int = 
 
 
 def _config(bundle: Bundle, backbone: str) -> CodecConfig:
-    points = bundle.operating_points
-    return CodecConfig(
+    points, found = bundle.operating_points, bundle.edge_spec.latent
+    config = CodecConfig(
         analysis=bundle.edge_spec.analysis.name,
         backbones=(backbone,),
         operating_points=tuple(point.name for point in points),
         initial_gains=(1.0,) * len(points),  # the bundle's own come with its weights
     )
+    if (found.channels, found.stride) != config.latent:
+        raise ConfigError(
+            f"the encoder {config.analysis} of {bundle.where} gives {found.channels} channels at 1/{found.stride}, "
+            f"this version's {config.latent.channels} at 1/{config.latent.stride}: train with the version that made it"
+        )
+    return config

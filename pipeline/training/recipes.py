@@ -75,23 +75,24 @@ class Phase:
 
 _TAIL: dict[str, Any] = {
     "batch": 24, "rounding": "straight_through", "tail_drop": 0.1, "stage_weight": 0.3, "frame_gradient_max": 1.5,
-    "frozen_layers": 4,
 }  # fmt: skip
+_END: dict[str, Any] = {**_TAIL, "frozen_layers": 4, "kl_weight": 0.5, "pooled_weight": 0.08}
 
 DEFAULT_PHASES = (
     Phase(
-        "distil", until=0.15, crop=160, batch=24, learning_rate=(3e-3, 1e-3), rate_ramp=True, tail_drop=0.1,
+        "distil", until=0.07, crop=160, batch=24, learning_rate=(3e-3, 1e-3), rate_ramp=True, tail_drop=0.1,
         frozen_layers=TRUNK_LAYERS,
     ),
     Phase(
-        "task", until=0.6, crop=160, learning_rate=(3e-4, 1.5e-4), from_average=True, kl_weight=0.4,
-        pooled_weight=0.05, **_TAIL,
+        "task", until=0.35, crop=160, learning_rate=(3e-4, 2.2e-4), from_average=True, kl_weight=0.4,
+        pooled_weight=0.05, frozen_layers=6, **_TAIL,
     ),
-    Phase("task-192", until=0.94, crop=192, learning_rate=(1.5e-4, 2e-5), kl_weight=0.5, pooled_weight=0.08, **_TAIL),
     Phase(
-        "polish", until=1.0, crop=192, learning_rate=(2e-5, 1e-6), kl_weight=0.5, pooled_weight=0.08,
-        freeze_statistics=True, **_TAIL,
+        "task-trunk", until=0.6, crop=160, learning_rate=(2.2e-4, 1.5e-4), kl_weight=0.4, pooled_weight=0.05,
+        frozen_layers=4, **_TAIL,
     ),
+    Phase("task-192", until=0.94, crop=192, learning_rate=(1.5e-4, 2e-5), **_END),
+    Phase("polish", until=1.0, crop=192, learning_rate=(2e-5, 1e-6), freeze_statistics=True, **_END),
 )  # fmt: skip
 """The tail's gradient is many times the feature loss's, so ``kl_weight`` looks small, and it is heavy-tailed. Without a
 limit on each frame's share a learning rate of 1e-3 undoes what distillation has learnt (feature error 0.21 to 0.35 in
@@ -118,9 +119,9 @@ class Recipe:
     phases: tuple[Phase, ...] = DEFAULT_PHASES
     seed: int = 1
     backbone_shares: tuple[float, ...] = (0.6, 0.4)
-    point_shares: tuple[float, ...] = (0.2, 0.55, 0.25)
-    target_bytes: tuple[float, ...] = (2800.0, 4600.0, 8500.0)
-    initial_lambda: tuple[float, ...] = (1.0, 3.0, 9.0)
+    point_shares: tuple[float, ...] = (0.25, 0.4, 0.35)
+    target_bytes: tuple[float, ...] = (2000.0, 2900.0, 4400.0)
+    initial_lambda: tuple[float, ...] = (1.0, 3.0, 6.0)
     paying_point: int = 1
     rate_control: float = 0.005
     ramp_fraction: float = 0.5

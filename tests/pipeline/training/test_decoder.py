@@ -14,6 +14,7 @@ from safetensors.torch import load, save_file  # noqa: E402
 
 from pipeline.bundle import Bundle  # noqa: E402
 from pipeline.errors import ConfigError, EngineError  # noqa: E402
+from pipeline.models.analysis import InvertedResidualAnalysis, LatentShape  # noqa: E402
 from pipeline.models.backbones import load_backbone  # noqa: E402
 from pipeline.training import decoder, loop  # noqa: E402
 from pipeline.training.decoder import add_decoder, backbone_entry, train_decoder  # noqa: E402
@@ -58,7 +59,7 @@ def test_a_bundle_gains_a_backbone(settings: RunSettings, weights: Path) -> None
         assert after.read(one.synthesis_path) == before.read(one.synthesis_path)
         assert after.heads(one.tag) == before.heads(one.tag)
     entry = after.backbone(TAG)
-    assert (entry.feature_channels, entry.pooled_width) == (40, 1280)
+    assert (entry.feature_channels, entry.pooled_width) == (80, 1280)
     assert entry.weights_sha256 == load_backbone(TAG, weights_file=weights).weights_hash()
     assert not load(after.read(entry.synthesis_path))["target_std"].eq(1.0).all()
     assert after.manifest.provenance["decoders"][TAG]["counters"]["step"] == 2
@@ -90,5 +91,12 @@ def test_weights_that_do_not_fit(settings: RunSettings, weights: Path) -> None:
 
 def test_entry_tells_the_geometry() -> None:
     entry = backbone_entry(load_backbone("resnet18", pretrained=False))
-    assert (entry.feature_channels, entry.feature_height, entry.feature_width, entry.pooled_width) == (128, 28, 28, 512)
+    assert (entry.feature_channels, entry.feature_height, entry.feature_width, entry.pooled_width) == (256, 14, 14, 512)
     assert entry.weight_package == ""
+
+
+def test_a_bundle_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder that has changed its latent's shape since is refused with both shapes, before anything is loaded."""
+    monkeypatch.setattr(InvertedResidualAnalysis, "latent", LatentShape(24, 32))
+    with pytest.raises(ConfigError, match=r"gives 96 channels at 1/16, this version's 24 at 1/32: train with the vers"):
+        decoder._config(Bundle.open(), TAG)
