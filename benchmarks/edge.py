@@ -8,7 +8,7 @@ right here. Where (3) does not hold on your machine, run the backbone there.
 
 Everything is pinned to one core and takes turns frame by frame, so that whatever else the machine does hits all alike.
 `_p50_ms` are medians of wall time; `whole_cpu_p50_ms` is processor time. Encoders that the bundle does not carry have
-random weights (benchmarks.edge_graphs); their symbols are then the bundle's own, so that entropy coding is real.
+random weights (benchmarks.edge_graphs); the symbols that are coded are then the bundle's own.
 JPEG wins on time by far: what it loses is rate and accuracy (benchmarks.server, docs).
 """
 
@@ -34,11 +34,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.edge_graphs import ANALYSES, LATENTS
 from benchmarks.machine import pin_to_one_core, processor, rounded, rss_mb
 from edge_node.media import VideoFile
 from edge_node.payload import to_pixels
 from pipeline.bundle import Bundle
-from pipeline.bundle.manifest import AnalysisTable, EdgeSpec
+from pipeline.bundle.manifest import AnalysisTable, EdgeSpec, LatentTable
 from pipeline.codec import LatentCodec, coder_in_use
 from pipeline.codec.quantisation import OperatingPoint, quantise
 from pipeline.errors import EngineError, FrankenError
@@ -51,7 +52,6 @@ PICTURES = 24
 COLUMNS = {"": None, "640x480": (640, 480), "1280x720": (1280, 720)}
 """Name of the extra columns and their size (width, height); "" is the encoder's own square."""
 RSS_FRAMES = 2_000
-ANALYSES = ("stem", "conv_stem", "inverted_residual", "frankensplit")
 PRECISIONS = ("fp32", "int8")
 
 Pixels = NDArray[np.uint8]
@@ -142,8 +142,8 @@ class Variant:
         preprocessed = time.perf_counter()
         latent = self.encoder.analyse(image)
         analysed = time.perf_counter()
-        made = quantise(latent, self.point)
-        bitstream = self.codec.encode(made if self.own else symbols, self.index)
+        made = quantise(latent, self.point) if self.own else symbols
+        bitstream = self.codec.encode(made, self.index)
         ended = time.perf_counter()
         cpu = time.process_time() - cpu
         self.codec.decode(bitstream)
@@ -202,8 +202,8 @@ def steps_of(times: Times, suffix: str) -> dict[str, float]:
 class _Files:
     """A bundle's edge half with another encoder."""
 
-    def __init__(self, spec: EdgeSpec, graph: bytes, name: str) -> None:
-        self.edge_spec = msgspec.structs.replace(spec, analysis=AnalysisTable(name=name))
+    def __init__(self, spec: EdgeSpec, graph: bytes, name: str, latent: LatentTable) -> None:
+        self.edge_spec = msgspec.structs.replace(spec, analysis=AnalysisTable(name=name), latent=latent)
         self._graph = graph
 
     def read_edge(self, name: str) -> bytes:
@@ -218,6 +218,7 @@ def make_variants(bundle: Bundle, pictures: Sequence[Pixels], folder: Path) -> t
     carried = {"fp32": spec.analysis.fp32, "int8": spec.analysis.int8}
     graphs = {f"{spec.analysis.name}-{p}": bundle.read_edge(file) for p, file in carried.items() if file}
     own, left_out = set(graphs), ""
+    latents = dict.fromkeys(own, spec.latent)
     wanted = [f"{analysis}-{precision}" for analysis in ANALYSES for precision in PRECISIONS]
     if not set(wanted) <= own:
         left_out = export_missing(bundle, pictures, folder)
@@ -225,10 +226,11 @@ def make_variants(bundle: Bundle, pictures: Sequence[Pixels], folder: Path) -> t
             made = folder / f"{name}.onnx"
             if name not in graphs and made.is_file():
                 graphs[name] = made.read_bytes()
+                latents[name] = msgspec.json.decode((folder / LATENTS).read_bytes(), type=dict[str, LatentTable])[name]
     variants = []
     for name in wanted:
         if name in graphs:
-            encoder = FrameEncoder(_Files(spec, graphs[name], name), provider="cpu", precision="fp32")
+            encoder = FrameEncoder(_Files(spec, graphs[name], name, latents[name]), provider="cpu", precision="fp32")
             variants.append(Variant(name, encoder, codec, point, index, name in own))
     return variants, left_out
 

@@ -16,7 +16,7 @@ from pipeline.codec import Reference
 from pipeline.codec.quantisation import Symbols
 
 _SENT_KEPT = limits.FRAMES_IN_FLIGHT_MAX // 8
-"""Symbols of frames under way that are kept until their answer comes (75 kB each)."""
+"""Symbols of frames under way that are kept until their answer comes (38 kB each)."""
 
 
 class ReferenceShelf:

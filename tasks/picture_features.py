@@ -38,7 +38,7 @@ _AHEAD = 4
 """Pictures per thread that may be encoded and waiting for the engine."""
 _ORIENTATION = 0x0112
 MAP_BYTES_MAX = 500_000_000
-"""Of feature maps: 8,000 views on lite0."""
+"""Of feature maps: 16,000 views on lite0."""
 _HALF_MAX = 65_504.0
 
 

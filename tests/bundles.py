@@ -65,7 +65,7 @@ def random_synthesis(tag: str) -> bytes:
     import torch
     from safetensors.torch import save
 
-    from pipeline.models.analysis import LatentShape
+    from pipeline.codec import LatentShape
     from pipeline.models.synthesis import build_synthesis
 
     torch.manual_seed(0)

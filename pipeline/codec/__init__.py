@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from pipeline.codec.contexts import Contexts, Term, contexts_data, parse_contexts
 from pipeline.codec.entropy_model import ChannelPmf, EntropyModel
-from pipeline.codec.latent_codec import DecodedLatent, LatentCodec, LatentSpec, Reference, ReferenceId, coder_in_use
+from pipeline.codec.latent_codec import (
+    DecodedLatent,
+    LatentCodec,
+    LatentShape,
+    LatentSpec,
+    Reference,
+    ReferenceId,
+    coder_in_use,
+)
 from pipeline.codec.quantisation import OperatingPoint, dequantise, quantise
 from pipeline.codec.sticky import quantise_sticky, stream_symbols
 from pipeline.codec.table_counts import TableCounter
@@ -20,6 +28,7 @@ __all__ = [
     "DecodedLatent",
     "EntropyModel",
     "LatentCodec",
+    "LatentShape",
     "LatentSpec",
     "OperatingPoint",
     "Reference",

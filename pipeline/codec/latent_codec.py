@@ -28,6 +28,13 @@ STATE_BITS: Final = 24
 """What a layer's start state, check and end state cost on average, in bits."""
 
 
+class LatentShape(NamedTuple):
+    """``channels`` planes at 1/``stride`` of the image's sides."""
+
+    channels: int
+    stride: int
+
+
 @dataclass(frozen=True)
 class LatentSpec:
     """What edge and server agree on about the latent, from the bundle's `edge/spec.toml`.

@@ -9,29 +9,21 @@ Axes: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from pipeline.codec import LatentShape
 from pipeline.errors import ConfigError
 
 TRUNK_LAYERS = 7
 """Those of ``InvertedResidualAnalysis`` that begin as a backbone's."""
 
 
-class LatentShape(NamedTuple):
-    """``channels`` planes at 1/``stride`` of the image's sides."""
+class Analysis(nn.Module):
+    """What the rest of the package relies on: a module from image to latent, and the latent's shape."""
 
-    channels: int
-    stride: int
-
-
-class Analysis(Protocol):
-    """What the rest of the package relies on: a module from image to latent."""
-
-    latent: ClassVar[LatentShape]
-
-    def __call__(self, image_BCHW: Tensor) -> Tensor: ...
+    latent: ClassVar[LatentShape] = LatentShape(channels=48, stride=8)
 
 
 class ResidualBlock(nn.Module):
@@ -59,12 +51,10 @@ class ResidualBlock(nn.Module):
         return out
 
 
-class FrankenSplitAnalysis(nn.Module):
+class FrankenSplitAnalysis(Analysis):
     """The paper's encoder: three downsampling residual blocks 3 -> 48 -> 64 -> 48; 141,696 parameters, 0.53 GMAC at
     224 x 224.
     """
-
-    latent = LatentShape(channels=48, stride=8)
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,14 +69,12 @@ class FrankenSplitAnalysis(nn.Module):
         return latent_BCHW
 
 
-class StemAnalysis(nn.Module):
+class StemAnalysis(Analysis):
     """Our light encoder: a stride-4 stem, then two residual blocks; 123,024 parameters, 0.105 GMAC at 224 x 224.
 
     Almost all of the paper's encoder's work is at 1/2 resolution; a 5x5 stem with stride 4 skips it (3 to 4
     times faster on CPUs).
     """
-
-    latent = LatentShape(channels=48, stride=8)
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +87,7 @@ class StemAnalysis(nn.Module):
         return latent_BCHW
 
 
-class ConvStemAnalysis(nn.Module):
+class ConvStemAnalysis(Analysis):
     """Between the two: two 3x3 convolutions of stride 2, then two residual blocks; 141,576 parameters, 0.159 GMAC at
     224 x 224.
 
@@ -107,8 +95,6 @@ class ConvStemAnalysis(nn.Module):
     instead of a patchifying one: Xiao et al., "Early Convolutions Help Transformers See Better", 2021) left a sixth
     less feature error after equally many steps.
     """
-
-    latent = LatentShape(channels=48, stride=8)
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +108,7 @@ class ConvStemAnalysis(nn.Module):
         return latent_BCHW
 
 
-class InvertedResidualAnalysis(nn.Module):
+class InvertedResidualAnalysis(Analysis):
     """The shallow layers of EfficientNet-Lite0, then a block and a 1x1 convolution that turn their feature into a
     latent; 139,072 parameters, 0.147 GMAC at 224 x 224.
 
@@ -196,7 +182,7 @@ def _same_convolution(in_channels: int, out_channels: int, kernel: int, *, strid
     return nn.Conv2d(in_channels, out_channels, size, stride=stride, padding=kernel // 2, groups=groups)
 
 
-ANALYSES: dict[str, type[nn.Module]] = {
+ANALYSES: dict[str, type[Analysis]] = {
     "conv_stem": ConvStemAnalysis,
     "frankensplit": FrankenSplitAnalysis,
     "inverted_residual": InvertedResidualAnalysis,
@@ -204,18 +190,17 @@ ANALYSES: dict[str, type[nn.Module]] = {
 }
 
 
-def build_analysis(name: str) -> nn.Module:
+def build_analysis(name: str) -> Analysis:
     """The encoder called ``name`` (``ANALYSES`` has them), freshly initialised. Raises ConfigError for another name."""
     return _known(name)()
 
 
 def latent_shape(name: str) -> LatentShape:
     """What the encoder called ``name`` gives. Raises ConfigError for another name."""
-    shape: LatentShape = _known(name).latent  # type: ignore[attr-defined]
-    return shape
+    return _known(name).latent
 
 
-def _known(name: str) -> type[nn.Module]:
+def _known(name: str) -> type[Analysis]:
     if name not in ANALYSES:
         raise ConfigError(f"unknown encoder {name!r}: choose one of {', '.join(sorted(ANALYSES))}")
     return ANALYSES[name]

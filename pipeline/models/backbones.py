@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from pipeline.models.torchvision_guard import ensure_torchvision
 from pipeline.models.weights import load_backbone_weights, missing_weights_message, state_hash
 
 DEFAULT_STRIDE = 16
+"""The default encoder's. Who has a codec gives its own: `CodecConfig.latent.stride`."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Family:
 
 
 # Model class name -> family. At 1/8 of the resolution the cut is behind stage 2 of 4 (blocks.2 of EfficientNets). At
-# 1/16 it is behind the first block of the next stage, a pair of blocks in Swin: what strides past less of the detail
-# does not need it (docs/decisions/0015-cut-at-a-sixteenth.md).
+# 1/16 it is behind the first block of the next stage (a pair in Swin, whose windows alternate): its stride is what
+# saves bytes, further blocks bring little (docs/decisions/0015-cut-at-a-sixteenth.md).
 FAMILIES: dict[str, Family] = {
     "EfficientNet": Family(
-        modules=lambda m: [m.conv_stem, m.bn1, *chain(*m.blocks), m.conv_head, m.bn2],
+        modules=lambda m: [m.conv_stem, m.bn1, *(block for stage in m.blocks for block in stage), m.conv_head, m.bn2],
         ends={8: lambda m: m.blocks[2][-1], 16: lambda m: m.blocks[3][0]},
     ),
     "ResNet": Family(
@@ -51,11 +51,19 @@ FAMILIES: dict[str, Family] = {
         ends={8: lambda m: m.layer2[-1], 16: lambda m: m.layer3[0]},
     ),
     "ConvNeXt": Family(
-        modules=lambda m: [m.stem, *chain(*((stage.downsample, *stage.blocks) for stage in m.stages)), m.norm_pre],
+        modules=lambda m: [
+            m.stem,
+            *(part for stage in m.stages for part in (stage.downsample, *stage.blocks)),
+            m.norm_pre,
+        ],
         ends={8: lambda m: m.stages[1].blocks[-1], 16: lambda m: m.stages[2].blocks[0]},
     ),
     "SwinTransformer": Family(
-        modules=lambda m: [m.patch_embed, *chain(*((layer.downsample, *layer.blocks) for layer in m.layers)), m.norm],
+        modules=lambda m: [
+            m.patch_embed,
+            *(part for layer in m.layers for part in (layer.downsample, *layer.blocks)),
+            m.norm,
+        ],
         ends={8: lambda m: m.layers[1].blocks[-1], 16: lambda m: m.layers[2].blocks[1]},
         channels_last=True,
     ),

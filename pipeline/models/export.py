@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pipeline.codec import LatentShape
 from pipeline.errors import BundleError, EngineError
-from pipeline.models.analysis import LatentShape
 from pipeline.models.backbones import CutBackbone, load_backbone
 from pipeline.models.synthesis import build_synthesis
 

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.analysis import LatentShape, build_analysis, latent_shape
+from pipeline.codec import LatentShape
+from pipeline.errors import ConfigError
+from pipeline.models.analysis import build_analysis, latent_shape
 from pipeline.models.entropy_bottleneck import EntropyBottleneck
 from pipeline.models.synthesis import build_synthesis
 
@@ -42,11 +44,6 @@ class CodecConfig:
     def latent(self) -> LatentShape:
         """What the encoder gives; also where the backbones are cut. Raises ConfigError for an unknown encoder."""
         return latent_shape(self.analysis)
-
-    @property
-    def channels_per_layer(self) -> int:
-        """All layers have equally many."""
-        return self.latent.channels // LAYERS
 
 
 class Decoders(nn.ModuleDict):
@@ -153,9 +150,16 @@ class FeatureCodec(nn.Module):
             self.bottleneck(point).update_quantiles()
 
 
+def channels_per_layer(channels: int) -> int:
+    """All layers have equally many. Raises ConfigError for a latent that cannot be shared out so."""
+    if channels % LAYERS:
+        raise ConfigError(f"a latent of {channels} channels cannot be shared out among {LAYERS} layers")
+    return channels // LAYERS
+
+
 def keep_mask(layers_B: Tensor, channels: int) -> Tensor:
     """Which of ``channels`` are there when frame b has its first ``layers_B[b]`` layers: bool [B, C, 1, 1]."""
-    layer_of_channel_C = torch.arange(channels) // (channels // LAYERS)
+    layer_of_channel_C = torch.arange(channels) // channels_per_layer(channels)
     return (layer_of_channel_C.view(1, -1) < layers_B.view(-1, 1)).view(len(layers_B), channels, 1, 1)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.models.analysis import LatentShape
+from pipeline.codec import LatentShape
 from pipeline.models.backbones import DEFAULT_STRIDE, CutBackbone, load_backbone
 
 DEFAULT_SIDE = 224

@@ -113,8 +113,8 @@ class EngineCache:
         """Where the engine of `backbone` lies or would lie."""
         synthesis = hashlib.sha256(bundle.read(backbone.synthesis_path)).hexdigest()
         versions = [_version(name) for name in ("torch", "timm")]
-        size = bundle.edge_spec.preprocess.size
-        made_of = json.dumps([EXPORT_FORMAT, backbone.tag, backbone.weights_sha256, synthesis, size, *versions])
+        shape = _shape(bundle)
+        made_of = json.dumps([EXPORT_FORMAT, backbone.tag, backbone.weights_sha256, synthesis, shape, *versions])
         return self.folder / f"{backbone.tag}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
 
     def _run(self, bundle: Bundle, backbone: Backbone, folder: Path, actions: list[str], what: str) -> None:

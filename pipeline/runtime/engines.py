@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bundle import Backbone, Bundle
+from pipeline.codec import LatentShape
 from pipeline.errors import ConfigError, EngineError
 from pipeline.runtime.engine import Engine
 from pipeline.runtime.engine_cache import EngineCache, Measure, Progress
@@ -116,7 +117,7 @@ class _Maker:
             engine: Engine = module.TorchEngine(
                 path,
                 self.backbone.tag,
-                latent=(spec.channels, spec.stride),
+                latent=LatentShape(spec.channels, spec.stride),
                 weights_sha256=self.backbone.weights_sha256,
                 device=device,
                 threads=self.threads,

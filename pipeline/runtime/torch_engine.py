@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.clock import monotonic
+from pipeline.codec import LatentShape
 from pipeline.errors import EngineError
 from pipeline.runtime.engine import Features, Float32
 
@@ -23,8 +24,8 @@ Forward = Callable[[Tensor], Tensor]
 
 
 class TorchEngine:
-    """One backbone with the g_s of `synthesis_file`, for a `latent` of so many channels at such a stride. Methods may
-    be called from one thread at a time.
+    """One backbone with the g_s of `synthesis_file`, for latents of this shape. Methods may be called from one
+    thread at a time.
 
     Raises EngineError if weights are missing or not those of `weights_sha256` (if given), BundleError if the
     decoder does not fit.
@@ -37,16 +38,15 @@ class TorchEngine:
         synthesis_file: Path,
         backbone: str,
         *,
-        latent: tuple[int, int],
+        latent: LatentShape,
         weights_sha256: str = "",
         device: str = "cpu",
         threads: int = 0,
     ) -> None:
         # pipeline.models is above this package; the torch zone is one room, entered by name.
         export: Any = importlib.import_module("pipeline.models.export")
-        shape: Any = importlib.import_module("pipeline.models.analysis").LatentShape(*latent)
         backbones: Any = importlib.import_module("pipeline.models.backbones")
-        cut: Any = backbones.load_backbone(backbone, stride=shape.stride)
+        cut: Any = backbones.load_backbone(backbone, stride=latent.stride)
         if weights_sha256 and cut.weights_hash() != weights_sha256:
             raise EngineError(
                 f"weights of {backbone} are {cut.weights_hash()[:12]}…, the bundle was trained against "
@@ -60,7 +60,7 @@ class TorchEngine:
         self._device = torch.device(device)
         self._weight, self._bias = export.classifier_arrays(cut)
         cut.to(self._device)
-        synthesis = export.load_synthesis(synthesis_file, backbone, shape).to(self._device)
+        synthesis = export.load_synthesis(synthesis_file, backbone, latent).to(self._device)
         wrap = _captured if self._device.type == "cuda" else (lambda forward: forward)
         self._synthesis: Forward = wrap(synthesis)
         self._head_part: Forward = wrap(cut.head_part)

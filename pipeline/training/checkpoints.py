@@ -19,7 +19,8 @@ from safetensors.torch import load, save_file
 from torch import nn
 
 from pipeline.bundle import Bundle
-from pipeline.errors import EngineError
+from pipeline.errors import ConfigError, EngineError
+from pipeline.models.analysis import latent_shape
 from pipeline.models.feature_codec import CodecConfig, FeatureCodec, decoder_name
 from pipeline.training.recipes import Phase, Recipe
 
@@ -93,8 +94,15 @@ def save_prior(codec: FeatureCodec, file: Path) -> None:
 def codec_state_from_bundle(bundle: Bundle) -> dict[str, torch.Tensor]:
     """State dict of the FeatureCodec that `bundle` was made from: the averaged weights, without an optimiser's state.
 
-    Raises BundleError if the bundle carries no prior.safetensors.
+    Raises BundleError if the bundle carries no prior.safetensors, ConfigError if its encoder has another shape by now.
     """
+    name, found = bundle.edge_spec.analysis.name, bundle.edge_spec.latent
+    expected = latent_shape(name)
+    if (found.channels, found.stride) != expected:
+        raise ConfigError(
+            f"the encoder {name} of {bundle.where} gives {found.channels} channels at 1/{found.stride}, this version's "
+            f"{expected.channels} at 1/{expected.stride}: train with the version that made it"
+        )
     state = load(bundle.read("server/prior.safetensors"))
     parts = {"analysis": "server/analysis.safetensors"}
     parts |= {f"synthesis.{decoder_name(backbone.tag)}": backbone.synthesis_path for backbone in bundle.backbones}

@@ -55,13 +55,14 @@ def train_decoder(
     content = load_checkpoint(last) if last.exists() else None
     recipe = recipe_from_dict(content["recipe"]) if content else decoder_recipe(_config(opened, backbone))
     files = {} if weights_file is None else {backbone: weights_file}
+    state = codec_state_from_bundle(opened)
     loaded = load_backbones([backbone], files, stride=recipe.codec.latent.stride)
     if recipe.codec.backbones != (backbone,):
         raise ConfigError(f"the run in {settings.out} is for {', '.join(recipe.codec.backbones)}: name another --out")
     with ground(settings) as made:
         trainer = new_trainer(at_sizes_of(recipe, loaded), loaded, settings, made)
         if content is None:
-            trainer.start(codec_state_from_bundle(opened))
+            trainer.start(state)
         else:
             trainer.restore(content)
         made.say(f"{len(made.store)} photos; decoder of {backbone} for {opened.where}; {describe(made.workers)}")
@@ -115,16 +116,10 @@ def backbone_entry(backbone: CutBackbone, *, default: bool = False, side: int = 
 
 
 def _config(bundle: Bundle, backbone: str) -> CodecConfig:
-    points, found = bundle.operating_points, bundle.edge_spec.latent
-    config = CodecConfig(
+    points = bundle.operating_points
+    return CodecConfig(
         analysis=bundle.edge_spec.analysis.name,
         backbones=(backbone,),
         operating_points=tuple(point.name for point in points),
         initial_gains=(1.0,) * len(points),  # the bundle's own come with its weights
     )
-    if (found.channels, found.stride) != config.latent:
-        raise ConfigError(
-            f"the encoder {config.analysis} of {bundle.where} gives {found.channels} channels at 1/{found.stride}, "
-            f"this version's {config.latent.channels} at 1/{config.latent.stride}: train with the version that made it"
-        )
-    return config

@@ -79,7 +79,7 @@ class Trainer:
         self.data_sha256 = data_sha256
         self.out = out
         self.autocast = autocast_on(self.device, autocast)
-        assert all(backbones[tag].stride == recipe.codec.latent.stride for tag in recipe.codec.backbones)
+        assert all(one.stride == recipe.codec.latent.stride for one in backbones.values())
         self.frozen = {tag: training_form(backbones[tag]).to(self.device) for tag in recipe.codec.backbones}
         self._encoder_source = backbones.get(recipe.encoder_from)
         self.codec = FeatureCodec(recipe.codec).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

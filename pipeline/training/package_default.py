@@ -27,7 +27,7 @@ from pipeline.codec import Contexts, EntropyModel, LatentCodec, LatentSpec, cont
 from pipeline.errors import InputError
 from pipeline.models.backbones import CutBackbone, load_backbone
 from pipeline.models.export import export_analysis, export_server_graphs, quantise_analysis, save_module
-from pipeline.models.feature_codec import LAYERS, FeatureCodec
+from pipeline.models.feature_codec import LAYERS, FeatureCodec, channels_per_layer
 from pipeline.preprocess import Preprocessor, PreprocessSpec
 from pipeline.training import report
 from pipeline.training.bundle_figures import measure
@@ -130,7 +130,7 @@ def latent_spec(
     return LatentSpec(
         channels=codec.config.latent.channels,
         stride=codec.config.latent.stride,
-        layers=(codec.config.channels_per_layer,) * LAYERS,
+        layers=(channels_per_layer(codec.config.latent.channels),) * LAYERS,
         operating_points=operating_points(codec, thresholds),
         contexts=contexts,
     )

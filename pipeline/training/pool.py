@@ -2,7 +2,7 @@
 
 The backbones are frozen and the crops are drawn once, so the teacher's side of the loss need not be computed twice:
 on a CPU, decoding, cropping and the teacher are 35 to 40 % of a step. The codec is far too small to learn a few ten
-thousand crops by heart (0.4 M parameters).
+thousand crops by heart (1.9 M parameters).
 
 Memory, for a crop of 160 x 160: 77 kB of pixels, and in bfloat16 32 kB for the cut feature of an EfficientNet-Lite, 2.5
 for pooled features, 65 for its stages (GHND), 0.4 for a saliency map.

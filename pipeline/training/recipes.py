@@ -34,7 +34,9 @@ class Phase:
 
     ``learning_rate`` goes from the first to the second value along a half cosine. The weights of the distortion's terms
     are relative to each other; a term of weight 0 is not computed. ``freeze_statistics`` holds the decoders' BatchNorm
-    statistics. ``from_average`` begins with the moving average of the weights and warms the learning rate up again.
+    statistics. ``frozen_layers``: how many layers of the encoder's trunk are held; 4 reach to 1/4 of the resolution, 6
+    to 1/8, 7 are all of it. ``from_average`` begins with the moving average of the weights and warms the learning rate
+    up again.
     """
 
     name: str
@@ -76,23 +78,18 @@ class Phase:
 _TAIL: dict[str, Any] = {
     "batch": 24, "rounding": "straight_through", "tail_drop": 0.1, "stage_weight": 0.3, "frame_gradient_max": 1.5,
 }  # fmt: skip
+_TASK: dict[str, Any] = {**_TAIL, "crop": 160, "kl_weight": 0.4, "pooled_weight": 0.05}
 _END: dict[str, Any] = {**_TAIL, "frozen_layers": 4, "kl_weight": 0.5, "pooled_weight": 0.08}
 
 DEFAULT_PHASES = (
     Phase(
-        "distil", until=0.07, crop=160, batch=24, learning_rate=(3e-3, 1e-3), rate_ramp=True, tail_drop=0.1,
+        "distil", until=0.08, crop=160, batch=24, learning_rate=(3e-3, 1e-3), rate_ramp=True, tail_drop=0.1,
         frozen_layers=TRUNK_LAYERS,
     ),
-    Phase(
-        "task", until=0.35, crop=160, learning_rate=(3e-4, 2.2e-4), from_average=True, kl_weight=0.4,
-        pooled_weight=0.05, frozen_layers=6, **_TAIL,
-    ),
-    Phase(
-        "task-trunk", until=0.6, crop=160, learning_rate=(2.2e-4, 1.5e-4), kl_weight=0.4, pooled_weight=0.05,
-        frozen_layers=4, **_TAIL,
-    ),
-    Phase("task-192", until=0.94, crop=192, learning_rate=(1.5e-4, 2e-5), **_END),
-    Phase("polish", until=1.0, crop=192, learning_rate=(2e-5, 1e-6), freeze_statistics=True, **_END),
+    Phase("task", until=0.4, learning_rate=(3e-4, 2.2e-4), from_average=True, frozen_layers=6, **_TASK),
+    Phase("task-trunk", until=0.48, learning_rate=(2.2e-4, 1.8e-4), frozen_layers=4, **_TASK),
+    Phase("task-192", until=0.87, crop=192, learning_rate=(1.8e-4, 2e-5), **_END),
+    Phase("polish", until=1.0, crop=224, learning_rate=(2e-5, 1e-6), freeze_statistics=True, **_END),
 )  # fmt: skip
 """The tail's gradient is many times the feature loss's, so ``kl_weight`` looks small, and it is heavy-tailed. Without a
 limit on each frame's share a learning rate of 1e-3 undoes what distillation has learnt (feature error 0.21 to 0.35 in

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pipeline.bundle import Bundle
 from pipeline.errors import ConfigError
-from pipeline.models.analysis import build_analysis
+from pipeline.models.analysis import latent_shape
 from pipeline.models.backbones import CutBackbone, load_backbone
 from pipeline.models.feature_codec import CodecConfig
 from pipeline.training.checkpoints import codec_state_from_bundle, load_checkpoint, recipe_from_dict
@@ -282,7 +282,7 @@ def _analysis_of(from_bundle: Path | None, from_checkpoint: Path | None) -> str:
 
 def _new_recipe(objective: str, backbones: tuple[str, ...], analysis: str) -> Recipe:
     recipe = objective_recipe(objective)
-    build_analysis(analysis)  # refuses a name that it does not know
+    latent_shape(analysis)  # refuses a name that it does not know
     changes: dict[str, Any] = {"analysis": analysis}
     if backbones and backbones != recipe.codec.backbones:
         changes["backbones"] = backbones

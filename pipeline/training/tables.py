@@ -20,7 +20,7 @@ import torch
 from pipeline.codec import ChannelPmf, Contexts, EntropyModel, OperatingPoint, stream_symbols
 from pipeline.codec.contexts import Earlier, SetName, changes, checkerboard, context_values, reference
 from pipeline.codec.places import PLACE_CONTEXTS, count_places, place_shares, refreshed_places
-from pipeline.models.feature_codec import LAYERS, FeatureCodec
+from pipeline.models.feature_codec import LAYERS, FeatureCodec, channels_per_layer
 
 MAGNITUDE_MAX = 100
 """Symbols beyond this are counted as escapes; a table may hold 255."""
@@ -57,7 +57,7 @@ class SymbolCounts:
         self.points = points
         self.channels = channels
         width = 2 * MAGNITUDE_MAX + 1
-        self._channels_per_layer = channels // LAYERS
+        self._channels_per_layer = channels_per_layer(channels)
         sizes = [contexts.count(set_name, channel // self._channels_per_layer) for channel in range(channels)]
         self._counts = [[np.zeros((size, width)) for size in sizes] for _ in range(points)]
         self.places_PX2 = np.zeros((points, PLACE_CONTEXTS, 2))

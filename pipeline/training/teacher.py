@@ -104,11 +104,14 @@ def run_tail(
 
 
 def tail_stages(frozen: CutBackbone) -> list[nn.Module]:
-    """The stages behind the cut, shallowest first. Raises ConfigError for an unknown family."""
+    """The last block of each stage, shallowest first, if it lies behind the cut. Raises ConfigError for an unknown
+    family.
+    """
     family = type(frozen.model).__name__
     if family not in TAIL_STAGES:
         raise ConfigError(f"no tail stages for a {family}: known families are {', '.join(sorted(TAIL_STAGES))}")
-    return list(TAIL_STAGES[family](frozen.model))
+    tail = frozen.tail_modules
+    return [block for block in TAIL_STAGES[family](frozen.model) if block in tail]
 
 
 def fixed_side(backbone: CutBackbone) -> int | None:

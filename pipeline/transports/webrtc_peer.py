@@ -30,7 +30,7 @@ from pipeline.transports.access import IceServer
 from pipeline.transports.http_address import SUBPROTOCOL
 
 FLIGHT_BYTES_MIN: Final = 262_144
-"""About four frames of the default bundle at its highest rate."""
+"""About sixty frames of the default bundle at its highest rate."""
 RTO_S_INITIAL: Final = 0.5
 RTO_S_MIN: Final = 0.3
 RTO_S_MAX: Final = 2.0

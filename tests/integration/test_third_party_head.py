@@ -17,8 +17,8 @@ import numpy as np
 from tasks import HeadStack, find_task
 
 head = find_task("presence").make_head("lite0", 1280)
-maps = np.zeros((2, 40, 28, 28), np.float32)
-maps[1] = np.random.default_rng(0).random((40, 28, 28)) ** 8
+maps = np.zeros((2, 80, 14, 14), np.float32)
+maps[1] = np.random.default_rng(0).random((80, 14, 14)) ** 8
 for row in HeadStack([head]).top(np.zeros((2, 1280), np.float32), feature_BFhw=maps):
     print(row[0].task, row[0].labels[0].name)
 """

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.codec import LatentShape
 from pipeline.errors import ConfigError
-from pipeline.models.analysis import LatentShape
 from pipeline.models.backbones import CutBackbone
 from pipeline.models.macs import HeadPartCost, head_part_cost, shape_only_backbone, synthesis_macs
 from pipeline.models.synthesis.convnext import ConvNeXtSynthesis
@@ -32,17 +32,18 @@ MakeSynthesis = Callable[..., NormalisedSynthesis]
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A family's rule. ``design(model, channels)`` gives the decoder but for its ``width``, and the largest width worth
-    having; narrower ones go in steps of ``width_step`` until the decoder costs at most ``macs_ratio_max`` times the
-    head part.
+    """A family's rule. ``design(backbone, channels)`` gives the decoder but for its ``width``, and the largest width
+    worth having; narrower ones go in steps of ``width_step`` until the decoder costs at most ``macs_ratio_max`` times
+    the head part.
     """
 
-    design: Callable[[Any, int], tuple[MakeSynthesis, int]]
+    design: Callable[[CutBackbone, int], tuple[MakeSynthesis, int]]
     width_step: int
     macs_ratio_max: float = 1.05
 
 
-def _resnet(model: Any, channels: int) -> tuple[MakeSynthesis, int]:
+def _resnet(backbone: CutBackbone, channels: int) -> tuple[MakeSynthesis, int]:
+    model = backbone.model
     bottleneck = hasattr(model.layer2[-1], "conv3")
     make = partial(
         ResNetSynthesis,
@@ -54,17 +55,18 @@ def _resnet(model: Any, channels: int) -> tuple[MakeSynthesis, int]:
     return make, channels // 2 if bottleneck else channels
 
 
-def _convnext(model: Any, channels: int) -> tuple[MakeSynthesis, int]:
-    replaced = sum(len(stage.blocks) for stage in model.stages[:2])
+def _convnext(backbone: CutBackbone, channels: int) -> tuple[MakeSynthesis, int]:
+    replaced = sum(type(module).__name__ == "ConvNeXtBlock" for module in backbone.head_modules)
     return partial(ConvNeXtSynthesis, channels, blocks=replaced - 1), channels
 
 
-def _swin(model: Any, channels: int) -> tuple[MakeSynthesis, int]:
-    window = int(model.layers[1].blocks[0].window_size[0])
+def _swin(backbone: CutBackbone, channels: int) -> tuple[MakeSynthesis, int]:
+    last: Any = backbone.head_modules[-1]
+    window = int(last.window_size[0])
     return partial(SwinSynthesis, channels, window=window), channels // 2
 
 
-def _inverted_residual(_model: Any, channels: int) -> tuple[MakeSynthesis, int]:
+def _inverted_residual(_backbone: CutBackbone, channels: int) -> tuple[MakeSynthesis, int]:
     return partial(InvertedResidualSynthesis, channels), 2 * channels
 
 
@@ -99,13 +101,13 @@ def _maker(tag: str, latent: LatentShape) -> Callable[[], NormalisedSynthesis]:
         raise ConfigError(
             f"backbone {tag} is cut at {cost.height}x{cost.width}, expected {grid}x{grid}: no decoder fits"
         )
-    make, width_max = blueprint.design(backbone.model, cost.channels)
+    make, width_max = blueprint.design(backbone, cost.channels)
     make = partial(make, latent_channels=latent.channels)
-    return partial(make, width=_affordable_width(backbone, make, width_max, blueprint, cost, latent))
+    return partial(make, width=_affordable_width(tag, make, width_max, blueprint, cost, latent))
 
 
 def _affordable_width(
-    backbone: CutBackbone,
+    tag: str,
     make: MakeSynthesis,
     width_max: int,
     blueprint: Blueprint,
@@ -119,7 +121,7 @@ def _affordable_width(
         if synthesis_macs(synthesis, latent, side=cost.side) <= budget:
             return width
     raise ConfigError(
-        f"no decoder for backbone {backbone.tag} costs at most {budget / 1e6:.0f} million multiplications, "
+        f"no decoder for backbone {tag} costs at most {budget / 1e6:.0f} million multiplications, "
         f"{blueprint.macs_ratio_max:g} of its head part: choose a larger member of the family"
     )
 

@@ -1,6 +1,6 @@
 """g_s for ResNets: restoration, then residual blocks of the target's own kind (basic or bottleneck) at stride 1.
 
-A ResNet's stage ends with a ReLU, so its cut feature is never negative, and many of its values are exactly zero. The
+A ResNet's block ends with a ReLU, so its cut feature is never negative, and many of its values are exactly zero. The
 decoder ends the same way: the last block's sum has no activation of its own, since it lives in normalised units, and
 is then cut off where the feature would fall below zero.
 

@@ -1,5 +1,6 @@
 """g_s for Swin Transformers: twice a restoration block and a pair of Swin blocks (plain and shifted windows), as in
-FrankenSplit, up to the feature *before* patch merging (timm >= 0.9 opens the next stage with the merging).
+FrankenSplit, up to the feature at the cut: at 1/8 the one *before* patch merging (timm >= 0.9 opens the next stage with
+it).
 
 timm's own blocks hold masks for one input size. Ours make the mask for the size that comes: windows that the size does
 not fill are padded, and neither padding nor tokens that the cyclic shift brings together from opposite borders attend

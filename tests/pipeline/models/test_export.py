@@ -12,9 +12,10 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 pytestmark = pytest.mark.torch
 
+from pipeline.codec import LatentShape  # noqa: E402
 from pipeline.errors import BundleError, EngineError  # noqa: E402
 from pipeline.models import export  # noqa: E402
-from pipeline.models.analysis import ANALYSES, LatentShape, build_analysis  # noqa: E402
+from pipeline.models.analysis import ANALYSES, build_analysis  # noqa: E402
 from pipeline.models.backbones import load_backbone  # noqa: E402
 from pipeline.models.synthesis import build_synthesis  # noqa: E402
 from pipeline.models.weights import find_package_file  # noqa: E402

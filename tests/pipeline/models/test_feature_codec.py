@@ -8,9 +8,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from pipeline.codec import OperatingPoint, dequantise, quantise  # noqa: E402
+from pipeline.codec import (  # noqa: E402
+    LatentShape,
+    OperatingPoint,
+    dequantise,
+    quantise,
+)
 from pipeline.errors import ConfigError  # noqa: E402
-from pipeline.models.analysis import LatentShape  # noqa: E402
 from pipeline.models.feature_codec import LAYERS, CodecConfig, FeatureCodec, drop_tail, keep_mask  # noqa: E402
 from pipeline.models.synthesis import build_synthesis  # noqa: E402
 

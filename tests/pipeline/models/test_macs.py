@@ -7,7 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from pipeline.models.analysis import ANALYSES, LatentShape, build_analysis  # noqa: E402
+from pipeline.codec import LatentShape  # noqa: E402
+from pipeline.models.analysis import ANALYSES, build_analysis  # noqa: E402
 from pipeline.models.macs import count_macs, head_part_cost, shape_only_backbone, synthesis_macs  # noqa: E402
 
 

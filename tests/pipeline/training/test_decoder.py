@@ -13,10 +13,12 @@ pytestmark = pytest.mark.torch
 from safetensors.torch import load, save_file  # noqa: E402
 
 from pipeline.bundle import Bundle  # noqa: E402
+from pipeline.codec import LatentShape  # noqa: E402
 from pipeline.errors import ConfigError, EngineError  # noqa: E402
-from pipeline.models.analysis import InvertedResidualAnalysis, LatentShape  # noqa: E402
+from pipeline.models.analysis import ANALYSES  # noqa: E402
 from pipeline.models.backbones import load_backbone  # noqa: E402
 from pipeline.training import decoder, loop  # noqa: E402
+from pipeline.training.checkpoints import codec_state_from_bundle  # noqa: E402
 from pipeline.training.decoder import add_decoder, backbone_entry, train_decoder  # noqa: E402
 from pipeline.training.recipes import Recipe, decoder_recipe, with_crops  # noqa: E402
 from pipeline.training.run import RunSettings  # noqa: E402
@@ -97,6 +99,6 @@ def test_entry_tells_the_geometry() -> None:
 
 def test_a_bundle_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
     """An encoder that has changed its latent's shape since is refused with both shapes, before anything is loaded."""
-    monkeypatch.setattr(InvertedResidualAnalysis, "latent", LatentShape(24, 32))
+    monkeypatch.setattr(ANALYSES[Bundle.open().edge_spec.analysis.name], "latent", LatentShape(24, 32))
     with pytest.raises(ConfigError, match=r"gives 96 channels at 1/16, this version's 24 at 1/32: train with the vers"):
-        decoder._config(Bundle.open(), TAG)
+        codec_state_from_bundle(Bundle.open())

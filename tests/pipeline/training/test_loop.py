@@ -107,7 +107,7 @@ def test_frozen_stays_frozen(backbone: CutBackbone, sampler: CropSampler, tmp_pa
     assert backbone.weights_hash() == backbone_before
 
 
-@pytest.mark.parametrize("frozen", [0, 4, 6])
+@pytest.mark.parametrize("frozen", [0, 4, TRUNK_LAYERS])
 def test_trunk_is_held_where_the_phase_says(
     frozen: int, backbone: CutBackbone, sampler: CropSampler, tmp_path: Path
 ) -> None:

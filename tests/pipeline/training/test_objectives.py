@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
+from pipeline.codec import LatentShape  # noqa: E402
 from pipeline.errors import ConfigError  # noqa: E402
-from pipeline.models.analysis import LatentShape  # noqa: E402
 from pipeline.models.backbones import CutBackbone, load_backbone  # noqa: E402
 from pipeline.models.feature_codec import CodecConfig  # noqa: E402
 from pipeline.models.synthesis import build_synthesis  # noqa: E402
