@@ -75,7 +75,7 @@ class Trainer:
         self.device = self.workers.device
         self.recipe = recipe
         self.sampler = sampler
-        self.pool = CropPool(sampler, batches=recipe.pool_batches, device=self.device)
+        self.pool = CropPool(sampler, batches=recipe.pool_batches, rounds=recipe.pool_rounds, device=self.device)
         self.data_sha256 = data_sha256
         self.out = out
         self.autocast = autocast_on(self.device, autocast)

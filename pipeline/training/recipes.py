@@ -128,6 +128,7 @@ class Recipe:
     rate_learning_factor: float = 4.0
     quantile_interval: int = 100
     pool_batches: int = 600
+    pool_rounds: int = 2
     dropped_frame_weight: float = 0.15
     decoders_only: bool = False
     encoder_from: str = "tf_efficientnet_lite0"

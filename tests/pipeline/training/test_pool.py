@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.pipeline.training.photos import write_tar  # noqa: E402
 @pytest.fixture
 def pool(tmp_path: Path) -> CropPool:
     store = build_photo_store([PhotoSource(write_tar(tmp_path / "p.tar", ["a.png", "b.png"]))], tmp_path / "store")
-    return CropPool(CropSampler(store, seed=1), batches=2)
+    return CropPool(CropSampler(store, seed=1), batches=2, rounds=3)
 
 
 def test_crops_come_round(pool: CropPool) -> None:
@@ -27,7 +28,20 @@ def test_crops_come_round(pool: CropPool) -> None:
     first = pool.batch(0, size=32, count=2)
     assert pool.batch(2, size=32, count=2) is first
     assert pool.batch(1, size=32, count=2) is not first
+    assert pool.batch(4, size=32, count=2) is first
     assert pool.batch(0, size=48, count=2).pixels_BCHW.shape == (2, 3, 48, 48)
+
+
+def test_crops_wear_out(pool: CropPool) -> None:
+    """After three rounds a place gets crops that nobody has seen, the same ones in any run and after any resume."""
+    pixels = [pool.batch(number, size=32, count=2).pixels_BCHW for number in (0, 1, 4, 5, 6, 7, 10)]
+    assert torch.equal(pixels[2], pixels[0])
+    assert torch.equal(pixels[6], pixels[4])
+    assert all(
+        not torch.equal(a, b) for a, b in itertools.combinations([pixels[0], pixels[1], pixels[4], pixels[5]], 2)
+    )
+    pool.batch(0, size=48, count=2)
+    assert torch.equal(pool.batch(7, size=32, count=2).pixels_BCHW, pixels[5])
 
 
 def test_backbone_is_asked_once(pool: CropPool) -> None:
@@ -81,6 +95,6 @@ def test_frozen_trunk_is_run_once(pool: CropPool) -> None:
 def test_batches_come_ahead_elsewhere(tmp_path: Path, pool: CropPool) -> None:
     """For another device the crops are made in threads meanwhile, and are the same crops."""
     store = build_photo_store([PhotoSource(write_tar(tmp_path / "q.tar", ["a.png", "b.png"]))], tmp_path / "store2")
-    elsewhere = CropPool(CropSampler(store, seed=1), batches=2, device=torch.device("meta"))
+    elsewhere = CropPool(CropSampler(store, seed=1), batches=2, rounds=3, device=torch.device("meta"))
     assert elsewhere.batch(0, size=32, count=2).pixels_BCHW.is_meta
     assert torch.equal(elsewhere._coming[1].result(), pool.batch(1, size=32, count=2).pixels_BCHW)
