@@ -79,7 +79,7 @@ _TAIL: dict[str, Any] = {
     "batch": 24, "rounding": "straight_through", "tail_drop": 0.1, "stage_weight": 0.3, "frame_gradient_max": 1.5,
 }  # fmt: skip
 _TASK: dict[str, Any] = {**_TAIL, "crop": 160, "kl_weight": 0.4, "pooled_weight": 0.05}
-_END: dict[str, Any] = {**_TAIL, "frozen_layers": 4, "kl_weight": 0.5, "pooled_weight": 0.08}
+_END: dict[str, Any] = {**_TAIL, "crop": 192, "frozen_layers": 4}
 
 DEFAULT_PHASES = (
     Phase(
@@ -88,8 +88,10 @@ DEFAULT_PHASES = (
     ),
     Phase("task", until=0.4, learning_rate=(3e-4, 2.2e-4), from_average=True, frozen_layers=6, **_TASK),
     Phase("task-trunk", until=0.48, learning_rate=(2.2e-4, 1.8e-4), frozen_layers=4, **_TASK),
-    Phase("task-192", until=0.87, crop=192, learning_rate=(1.8e-4, 2e-5), **_END),
-    Phase("polish", until=1.0, crop=224, learning_rate=(2e-5, 1e-6), freeze_statistics=True, **_END),
+    Phase("task-192", until=0.82, learning_rate=(1.8e-4, 3e-5), kl_weight=0.5, pooled_weight=0.08, **_END),
+    Phase(
+        "answers", until=1.0, learning_rate=(6e-5, 1e-6), feature_weight=0.5, kl_weight=1.5, pooled_weight=0.15, **_END
+    ),
 )  # fmt: skip
 """The tail's gradient is many times the feature loss's, so ``kl_weight`` looks small, and it is heavy-tailed. Without a
 limit on each frame's share a learning rate of 1e-3 undoes what distillation has learnt (feature error 0.21 to 0.35 in
