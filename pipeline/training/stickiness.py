@@ -28,7 +28,7 @@ from pipeline.codec import (
 )
 from pipeline.training.tables import Thresholds
 
-REFRESH_THRESHOLDS = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.9, 1.2)
+REFRESH_THRESHOLDS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.9, 1.2)
 """Root mean square over a place's channels, in symbols. 0, with a sticky threshold of 0, is always a candidate."""
 STICKY_THRESHOLD = 0.65
 OTHER_STICKY_THRESHOLDS = (0.5, 0.8)
