@@ -218,19 +218,21 @@ def make_variants(bundle: Bundle, pictures: Sequence[Pixels], folder: Path) -> t
     carried = {"fp32": spec.analysis.fp32, "int8": spec.analysis.int8}
     graphs = {f"{spec.analysis.name}-{p}": bundle.read_edge(file) for p, file in carried.items() if file}
     own, left_out = set(graphs), ""
-    latents = dict.fromkeys(own, spec.latent)
+    latents = {spec.analysis.name: spec.latent}
     wanted = [f"{analysis}-{precision}" for analysis in ANALYSES for precision in PRECISIONS]
     if not set(wanted) <= own:
         left_out = export_missing(bundle, pictures, folder)
+        if (folder / LATENTS).is_file():
+            latents = msgspec.json.decode((folder / LATENTS).read_bytes(), type=dict[str, LatentTable]) | latents
         for name in wanted:
             made = folder / f"{name}.onnx"
             if name not in graphs and made.is_file():
                 graphs[name] = made.read_bytes()
-                latents[name] = msgspec.json.decode((folder / LATENTS).read_bytes(), type=dict[str, LatentTable])[name]
     variants = []
     for name in wanted:
         if name in graphs:
-            encoder = FrameEncoder(_Files(spec, graphs[name], name, latents[name]), provider="cpu", precision="fp32")
+            files = _Files(spec, graphs[name], name, latents[name.rpartition("-")[0]])
+            encoder = FrameEncoder(files, provider="cpu", precision="fp32")
             variants.append(Variant(name, encoder, codec, point, index, name in own))
     return variants, left_out
 

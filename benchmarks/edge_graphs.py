@@ -2,10 +2,9 @@
 
     python -m benchmarks.edge_graphs OUT FRAMES.npy
 
-Speed depends on neither weights nor training. Writes OUT/<analysis>-<precision>.onnx for every analysis, and the
-shapes of their latents; FRAMES.npy
-(N, 3, S, S) float32 in [0, 1] calibrates int8. Needs torch, so it is a process of its own and the measured one stays
-light. torch code is loaded by name, since all else here belongs to the light zone.
+Speed depends on neither weights nor training. Writes OUT/<analysis>-<precision>.onnx for every analysis, and the shapes
+of their latents; FRAMES.npy (N, 3, S, S) float32 in [0, 1] calibrates int8. Needs torch, so it is a process of its own
+and the measured one stays light. torch code is loaded by name, since all else here belongs to the light zone.
 """
 
 from __future__ import annotations
@@ -30,17 +29,15 @@ def main(arguments: list[str]) -> int:
     export: Any = importlib.import_module("pipeline.models.export")
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    latents = {}
+    shapes = {name: analysis.latent_shape(name) for name in ANALYSES}
+    latents = {name: {**shape._asdict(), "layers": [shape.channels]} for name, shape in shapes.items()}
+    (out / LATENTS).write_text(json.dumps(latents))
     for name in ANALYSES:
-        shape = analysis.latent_shape(name)
-        table = {"channels": shape.channels, "stride": shape.stride, "layers": [shape.channels]}
-        latents |= {f"{name}-{precision}": table for precision in ("fp32", "int8")}
         module = analysis.build_analysis(name).eval()
         export.export_analysis(module, out / f"{name}-fp32.onnx", side=frames.shape[-1])
         export.quantise_analysis(
             out / f"{name}-fp32.onnx", out / f"{name}-int8.onnx", (frame[None] for frame in frames)
         )
-    (out / LATENTS).write_text(json.dumps(latents))
     return 0
 
 

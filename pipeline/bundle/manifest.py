@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from pipeline import limits
+from pipeline.codec import LatentShape
 from pipeline.errors import BundleError
 
 BUNDLE_FORMAT: Final = 1
@@ -90,6 +91,11 @@ class LatentTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     channels: Annotated[int, Meta(ge=1, le=limits.LATENT_CHANNELS_MAX)]
     stride: Annotated[int, Meta(ge=1, le=64)]
     layers: Annotated[list[Positive], Meta(min_length=1, max_length=limits.LAYERS_MAX)]
+
+    @property
+    def shape(self) -> LatentShape:
+        """Without the layers."""
+        return LatentShape(self.channels, self.stride)
 
 
 class PreprocessTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bundle import Backbone, Bundle
-from pipeline.codec import LatentShape
 from pipeline.errors import ConfigError, EngineError
 from pipeline.runtime.engine import Engine
 from pipeline.runtime.engine_cache import EngineCache, Measure, Progress
@@ -110,14 +109,13 @@ class _Maker:
             module: Any = importlib.import_module("pipeline.runtime.torch_engine")
         except ImportError as error:
             raise EngineError(f"{error}: backend torch needs it: pip install 'frankenstream[server]'") from None
-        spec = self.bundle.edge_spec.latent
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(self.backbone.synthesis_path).name
             path.write_bytes(self.bundle.read(self.backbone.synthesis_path))
             engine: Engine = module.TorchEngine(
                 path,
                 self.backbone.tag,
-                latent=LatentShape(spec.channels, spec.stride),
+                latent=self.bundle.edge_spec.latent.shape,
                 weights_sha256=self.backbone.weights_sha256,
                 device=device,
                 threads=self.threads,

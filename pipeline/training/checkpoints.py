@@ -96,9 +96,9 @@ def codec_state_from_bundle(bundle: Bundle) -> dict[str, torch.Tensor]:
 
     Raises BundleError if the bundle carries no prior.safetensors, ConfigError if its encoder has another shape by now.
     """
-    name, found = bundle.edge_spec.analysis.name, bundle.edge_spec.latent
+    name, found = bundle.edge_spec.analysis.name, bundle.edge_spec.latent.shape
     expected = latent_shape(name)
-    if (found.channels, found.stride) != expected:
+    if found != expected:
         raise ConfigError(
             f"the encoder {name} of {bundle.where} gives {found.channels} channels at 1/{found.stride}, this version's "
             f"{expected.channels} at 1/{expected.stride}: train with the version that made it"

@@ -72,8 +72,8 @@ def _inverted_residual(_backbone: CutBackbone, channels: int) -> tuple[MakeSynth
 
 BLUEPRINTS = {
     # Budgeted by *time*: dense convolutions on the small grid take far less of it per multiplication than the head
-    # part's depthwise ones on 112 x 112. With 1.02 to 1.43 times the multiplications, the decoders of
-    # EfficientNet-Lite take 0.6 to 0.8 of the head part's time (ONNX Runtime, 1 thread, 224 x 224).
+    # part's depthwise ones on 112 x 112. With 0.94 to 1.43 times the multiplications, the decoders of
+    # EfficientNet-Lite take 0.4 of the head part's time at 1/16, and less than all of it at 1/8 (docs/training.md).
     "EfficientNet": Blueprint(_inverted_residual, width_step=8, macs_ratio_max=1.45),
     "ResNet": Blueprint(_resnet, width_step=16),
     "ConvNeXt": Blueprint(_convnext, width_step=8),

@@ -62,19 +62,13 @@ def timm_feature(model: Any, module: str, image: torch.Tensor) -> tuple[dict[str
     return infos[0], [f for f in features if f.shape[2] * infos[0]["reduction"] == image.shape[2]][-1]
 
 
-@pytest.mark.parametrize(("tag", "module", "channels"), CUT_POINTS)
-def test_cut_is_timms_feature(tag: str, module: str, channels: int) -> None:
-    """The head part's output is as large as timm's feature of that name, at 1/8 of 224 pixels; the tail accepts it."""
-    check_shapes(tag, module, channels, stride=8)
-
-
-@pytest.mark.parametrize(("tag", "module", "channels"), DEEPER)
-def test_deeper_cut_has_timms_shape(tag: str, module: str, channels: int) -> None:
-    """At 1/16 the head part's output is as large as timm's feature of the stage that the cut lies in."""
-    check_shapes(tag, module, channels, stride=16)
-
-
-def check_shapes(tag: str, module: str, channels: int, *, stride: int) -> None:
+@pytest.mark.parametrize(
+    ("stride", "tag", "module", "channels"), [(8, *cut) for cut in CUT_POINTS] + [(16, *cut) for cut in DEEPER]
+)
+def test_cut_is_timms_feature(stride: int, tag: str, module: str, channels: int) -> None:
+    """The head part's output is as large as timm's feature of that name at this part of 224 pixels; the tail accepts
+    it.
+    """
     backbone = shape_only_backbone(tag, stride=stride)
     image = torch.empty(2, 3, 224, 224, device="meta")
     with torch.no_grad():
