@@ -25,8 +25,9 @@ def test_downlink_is_told_by_channel(tmp_path: Path) -> None:
         StreamingEdge(server.urls[0], bundle, on_traffic=listen) as edge,
     ):
         payload = edge.bitstream()
+        (transport,) = server._transports
         edge.wait_ended(edge.send(payload))
-        counted = server._wire_bytes()
+    counted = transport.stats.bytes_by_channel  # a message is counted once it is sent, so only now surely all
     assert heard["up", "frames"] == counted["up", "frames"] > len(payload)
     assert heard["down", "results"] == counted["down", "results"] > 0
     assert heard["down", "control"] > 0
