@@ -14,7 +14,7 @@ from analytics_server.server import Server
 from pipeline.bundle import Bundle
 from pipeline.runtime.engine import Engine
 from tasks.example_store import ExampleStore
-from tests.browser.test_watch import AXE, CLIP_SHOWS, serious_faults, wait_for_text
+from tests.browser.test_watch import AXE, CLIP_SHOWS, serious_faults, wait_for_encoder, wait_for_text
 
 Open = Callable[..., Any]
 Teacher = Callable[..., Server]
@@ -137,7 +137,7 @@ def test_a_finger_holds_the_button(teacher: Teacher, open_page: Open) -> None:
 
 def test_a_server_that_wants_its_administrator_says_so_and_takes_the_token(teacher: Teacher, open_page: Open) -> None:
     page = open_page(f"{teacher(admin_token='admin-token').http_url}/", expected=("401",))
-    wait_for_text(page, "#labels", CLIP_SHOWS)
+    wait_for_encoder(page)
     page.hover("#teach-hold")
     page.mouse.down()
     wait_for_text(page, "#teach-say", "Only the administrator")
@@ -172,7 +172,7 @@ def test_what_cannot_be_taught_is_said_in_words(teacher: Teacher, open_page: Ope
 
 def test_a_name_that_is_taken_is_refused_and_nothing_is_lost(teacher: Teacher, open_page: Open, tmp_path: Path) -> None:
     page = open_page(f"{teacher().http_url}/", viewport={"width": 1280, "height": 900}, expected=("422",))
-    wait_for_text(page, "#labels", CLIP_SHOWS)
+    wait_for_encoder(page)
     hold(page)
     page.fill("#teach-task", "food101")
     page.fill("#teach-label", "x")
@@ -188,7 +188,7 @@ def test_axe_finds_no_serious_fault_while_it_is_taught(teacher: Teacher, open_pa
     if not AXE.is_file():
         pytest.skip("axe-core is not installed: npm ci in web/")
     page = open_page(f"{teacher().http_url}/", color_scheme="dark")
-    wait_for_text(page, "#labels", CLIP_SHOWS)
+    wait_for_encoder(page)
     hold(page)
     page.evaluate("document.querySelector('#teach-details').open = true")
     assert serious_faults(page) == []

@@ -17,6 +17,7 @@ AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
 PATIENCE_MS = 120_000
 """Far above what anything takes, even on a busy machine."""
 CLIP_SHOWS = "pizza|coffee|espresso|zebra|cheeseburger|hamburger|airliner|airplane|warplane|cab|cat|dog|tabby"
+RUNTIME = "**/ort/*.wasm.gz"
 GONE = ("WebSocket", "ERR_CONNECTION_REFUSED")
 """What the browser says by itself when a server has gone."""
 Open = Callable[..., Any]
@@ -28,6 +29,12 @@ def wait_for_text(page: Any, selector: str, pattern: str) -> None:
         arg=[selector, pattern],
         timeout=PATIENCE_MS,
     )
+
+
+def wait_for_encoder(page: Any) -> None:
+    """Until features go up, no longer pictures of the sample clip, and the clip is labelled."""
+    wait_for_text(page, "#encoder-text", r"\d ms")
+    wait_for_text(page, "#labels", CLIP_SHOWS)
 
 
 def label_of(page: Any, task: str) -> str:
@@ -61,6 +68,62 @@ def serious_faults(page: Any) -> list[tuple[str, list[Any]]]:
         for fault in faults
         if fault["impact"] in ("serious", "critical")
     ]
+
+
+@pytest.fixture
+def open_waiting(open_page: Open) -> Open:
+    """A page whose encoder does not load before the second value is called."""
+
+    def open_(url: str, **more: Any) -> tuple[Any, Callable[[], None]]:
+        page, held = open_page("about:blank", **more), []
+        page.route(RUNTIME, lambda route: held.append(route))
+        page.goto(url)
+
+        def let_go() -> None:
+            for route in held:
+                route.continue_()
+            page.unroute(RUNTIME)
+
+        return page, let_go
+
+    return open_
+
+
+def test_first_labels_do_not_wait_for_the_encoder(server: Server, open_waiting: Open) -> None:
+    """Pictures of the sample clip go up until it is there; it cannot be taught from them."""
+    page, let_go = open_waiting(server.http_url)
+    wait_for_text(page, "#labels", CLIP_SHOWS)
+    wait_for_text(page, "#status", "pictures of the sample clip, until the encoder is loaded")
+    assert len([row for row in server.session_table() if "web page," in row["client"] and row["state"] == "open"]) == 1
+    assert page.inner_text("#encoder-text") == "not loaded"
+    page.click("#teach-hold")
+    wait_for_text(page, "#teach-say", "still loading")
+    let_go()
+    wait_for_encoder(page)
+    wait_for_text(page, "#status", r"^Live from [\d.:]+$")
+    wait_for_text(page, "#rate-text", "Quality")
+    captured, answered, dropped, under_way = counts(page)
+    assert captured == answered + dropped + under_way
+
+
+def test_a_camera_waits_for_the_encoder(make_server: Callable[..., Server], open_waiting: Open) -> None:
+    """What it shows never leaves the browser as pictures of its own accord, not even for a moment."""
+    with make_server() as server:
+        page, let_go = open_waiting(f"{server.http_url}/?source=camera", permissions=["camera"])
+        wait_for_text(page, "#status", "Loading the encoder")
+        page.wait_for_function("() => document.querySelector('video').currentTime > 1", timeout=PATIENCE_MS)
+        page.wait_for_function("() => document.querySelector('#transport-text').textContent !== 'none yet'")
+        page.click("#use-sample")
+        wait_for_text(page, "#labels", CLIP_SHOWS)
+        page.click("#use-camera")
+        wait_for_text(page, "#status", "Loading the encoder")
+        page.wait_for_function("() => document.querySelector('video').currentTime > 1", timeout=PATIENCE_MS)
+        pictures = counts(page)[0]
+        page.wait_for_function("() => document.querySelector('video').currentTime > 2", timeout=PATIENCE_MS)
+        assert counts(page)[0] == pictures
+        let_go()
+        wait_for_text(page, "#encoder-text", r"\d ms")
+        wait_for_more_answers(page)
 
 
 def test_sample_clip_is_labelled_at_once(server: Server, open_page: Open) -> None:
@@ -103,7 +166,7 @@ def test_ticking_tasks_off_takes_their_labels_away(server: Server, open_page: Op
 
 def test_quality_and_pictures_change_what_is_sent(server: Server, open_page: Open) -> None:
     page = open_page(server.http_url)
-    wait_for_text(page, "#figure-bytes", "kB")
+    wait_for_encoder(page)
     page.focus("#quality")
     page.keyboard.press("End")
     page.keyboard.press("Home")
@@ -229,7 +292,7 @@ def test_axe_finds_no_serious_fault(server: Server, open_page: Open, tab: str, s
 
 def test_everything_is_reached_by_keyboard(server: Server, open_page: Open) -> None:
     page = open_page(server.http_url)
-    wait_for_text(page, "#labels", CLIP_SHOWS)
+    wait_for_encoder(page)
     reached = []
     for _ in range(17):
         page.keyboard.press("Tab")

@@ -144,6 +144,21 @@ test("a frame that is superseded while it waits is let go, and so is the last on
   expect(page.session.account.balanced).toBe(true);
 });
 
+test("pictures go until the encoder is there, then what was chosen", async () => {
+  const page = new Page(1e6);
+  page.feed.setOffer({ points: [], defaultPoint: 0 });
+  page.feed.setQuality(AUTO);
+  await page.show(0.5);
+  expect(new Set(page.points)).toEqual(new Set([-1]));
+  expect(page.feed.choice(monotonic())).toBeNull();
+  page.points.length = 0;
+  page.feed.setOffer({ points: POINTS, defaultPoint: 0 });
+  page.feed.setQuality({ kind: "bitstream", pinned: 1 });
+  await page.show(0.5);
+  expect(new Set(page.points)).toEqual(new Set([1]));
+  expect(page.session.account.balanced).toBe(true);
+});
+
 test("pictures have one quality: nothing is chosen", async () => {
   const page = new Page(1e6);
   page.feed.setQuality({ kind: "jpeg", pinned: null });

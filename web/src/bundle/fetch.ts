@@ -16,31 +16,30 @@ const CACHE = "frankenstream-bundles";
 /** The server wants another token, or one at all. */
 export class Unauthorised extends TransportError {}
 
-export interface Fetched {
-  welcome: Welcome;
-  bundle: Uint8Array;
-}
+type OnTrouble = (reason: string) => void;
 
-/** `onTrouble` hears in words while there is no connection; it goes on until there is one. Throws Unauthorised. */
-export async function fetchBundle(
-  token: string, onTrouble: (reason: string) => void, signal: AbortSignal,
-): Promise<Fetched> {
-  const welcome = await ask<Welcome>(token, "", onTrouble, signal, (event, _, resolve) => {
+/** What the server has. `onTrouble` hears in words while there is no connection; it goes on until there is one. Throws Unauthorised. */
+export function askWelcome(token: string, onTrouble: OnTrouble, signal: AbortSignal): Promise<Welcome> {
+  return ask<Welcome>(token, "", onTrouble, signal, (event, _, resolve) => {
     if (event.type === "Connected") resolve(event.welcome);
   });
-  const cached = await fromCache(welcome.codec_id);
-  if (cached) return { welcome, bundle: cached };
-  const bundle = await ask(token, welcome.codec_id, onTrouble, signal, partsInto(welcome.codec_id));
-  await check(bundle, welcome.codec_id);
-  await toCache(welcome.codec_id, bundle);
-  return { welcome, bundle };
+}
+
+/** The bundle that `askWelcome` told of, from the browser's cache or the server. As there. */
+export async function fetchBundle(token: string, codecId: string, onTrouble: OnTrouble, signal: AbortSignal): Promise<Uint8Array> {
+  const cached = await fromCache(codecId);
+  if (cached) return cached;
+  const bundle = await ask(token, codecId, onTrouble, signal, partsInto(codecId));
+  await check(bundle, codecId);
+  await toCache(codecId, bundle);
+  return bundle;
 }
 
 type Step<T> = (event: EdgeEvent, transport: EdgeTransport, resolve: (value: T) => void) => void;
 
 /** One connection for one question. */
 async function ask<T>(
-  token: string, codecId: string, onTrouble: (reason: string) => void, signal: AbortSignal, step: Step<T>,
+  token: string, codecId: string, onTrouble: OnTrouble, signal: AbortSignal, step: Step<T>,
 ): Promise<T> {
   let transport: EdgeTransport | null = null;
   try {

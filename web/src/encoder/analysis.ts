@@ -18,16 +18,33 @@ const FILES: Record<Provider, { script: string; binary: string }> = {
 const RUNS_MEASURED = 5;
 const THREADS_MAX = 4;
 
-/** Loads a build of ONNX Runtime from `folder` (a URL that ends with /). Throws EngineError. */
-async function loadRuntime(folder: string, provider: Provider, threads: number): Promise<Runtime> {
+const runtimes = new Map<Provider, Promise<Runtime>>();
+
+/** ONNX Runtime from `folder` (a URL that ends with /); each build is loaded once. Throws EngineError. */
+export function runtime(folder: string, provider: Provider = "wasm"): Promise<Runtime> {
+  let loading = runtimes.get(provider);
+  if (!loading) {
+    loading = loadRuntime(folder, provider);
+    runtimes.set(provider, loading);
+    loading.catch(() => runtimes.delete(provider)); // The next one tries again.
+  }
+  return loading;
+}
+
+async function loadRuntime(folder: string, provider: Provider): Promise<Runtime> {
   const { script, binary } = FILES[provider];
   const loaded = (await import(/* @vite-ignore */ `${folder}${script}`)) as Runtime;
   const response = await fetch(`${folder}${binary}`);
   if (!response.ok || !response.body) throw new EngineError(`ONNX Runtime could not be loaded: HTTP ${response.status}`);
   loaded.env.wasm.wasmBinary = await new Response(await unzipped(response)).arrayBuffer();
-  loaded.env.wasm.numThreads = threads;
+  loaded.env.wasm.numThreads = threadsFor(provider);
   loaded.env.logLevel = "error";
   return loaded;
+}
+
+function threadsFor(provider: Provider): number {
+  if (provider !== "wasm" || !self.crossOriginIsolated) return 1;
+  return Math.min(THREADS_MAX, Math.max(1, navigator.hardwareConcurrency >> 1));
 }
 
 /** The file is stored compressed (4 instead of 14 MB). A server that says so has the browser unpack it already. */
@@ -61,9 +78,8 @@ export class Analysis {
     folder: string, size: number, forms: { fp32: Uint8Array; int8: Uint8Array | null }, provider: Provider = "wasm",
   ): Promise<Analysis> {
     try {
-      const many = self.crossOriginIsolated ? Math.min(THREADS_MAX, Math.max(1, navigator.hardwareConcurrency >> 1)) : 1;
-      const threads = provider === "wasm" ? many : 1;
-      const { InferenceSession, Tensor } = await loadRuntime(folder, provider, threads);
+      const threads = threadsFor(provider);
+      const { InferenceSession, Tensor } = await runtime(folder, provider);
       const where = provider === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
       let best: Analysis | null = null;
       for (const [precision, model] of Object.entries(forms)) {

@@ -1,4 +1,4 @@
-/** The page's side of the encoder's worker. One picture at a time. */
+/** The page's side of the encoder's worker. One picture at a time; JPEG ones before it is loaded, too. */
 import { pageOrigin } from "../clock";
 import { EngineError } from "../errors";
 import type { PayloadKind } from "../wire/frames";
@@ -15,28 +15,39 @@ export class Encoder {
   onFailed: (frame: number, message: string) => void = () => {};
   onGpu: (gpu: Gpu) => void = () => {};
   private readonly worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
+  private finish!: (loaded: Loaded) => void;
+  private fail!: (error: EngineError) => void;
+  private readonly loaded = new Promise<Loaded>((resolve, reject) => {
+    this.finish = resolve;
+    this.fail = reject;
+  });
+
+  /** Fetches ONNX Runtime. */
+  constructor() {
+    this.loaded.catch(() => {}); // `load` tells it.
+    this.worker.onerror = (event) => this.fail(new EngineError(`the encoder's worker failed: ${event.message}`));
+    this.worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
+      switch (data.type) {
+        case "loaded": this.finish(data); break;
+        case "failed": this.fail(new EngineError(data.message)); break;
+        case "gpu": this.onGpu(data); break;
+        case "encoded":
+          this.busy = false;
+          this.onEncoded(data);
+          break;
+        case "encode_failed":
+          this.busy = false;
+          this.onFailed(data.frame, data.message);
+          break;
+      }
+    };
+    this.tell({ type: "prepare", ortFolder: new URL("ort/", document.baseURI).href, origin: pageOrigin() });
+  }
 
   /** Unpacks the bundle and starts ONNX Runtime. Rejects with EngineError. */
   load(bundle: Uint8Array, gpu: "yes" | "no" | "software"): Promise<Loaded> {
-    return new Promise((resolve, reject) => {
-      this.worker.onerror = (event) => reject(new EngineError(`the encoder's worker failed: ${event.message}`));
-      this.worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
-        switch (data.type) {
-          case "loaded": resolve(data); break;
-          case "failed": reject(new EngineError(data.message)); break;
-          case "gpu": this.onGpu(data); break;
-          case "encoded":
-            this.busy = false;
-            this.onEncoded(data);
-            break;
-          case "encode_failed":
-            this.busy = false;
-            this.onFailed(data.frame, data.message);
-            break;
-        }
-      };
-      this.tell({ type: "load", bundle, ortFolder: new URL("ort/", document.baseURI).href, origin: pageOrigin(), gpu });
-    });
+    this.tell({ type: "load", bundle, gpu });
+    return this.loaded;
   }
 
   encode(frame: number, capturedAt: number, picture: Picture, kind: PayloadKind, point: number): void {

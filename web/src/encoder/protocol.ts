@@ -6,8 +6,10 @@ import type { StageMarks } from "../wire/stages";
 export type Picture = VideoFrame | ImageBitmap;
 
 export type ToWorker =
+  /** The first one: ONNX Runtime is on its way before the bundle is there. */
+  | { type: "prepare"; ortFolder: string; origin: number }
   /** `gpu`: whether WebGPU is tried, or even one in software (for tests). */
-  | { type: "load"; bundle: Uint8Array; ortFolder: string; origin: number; gpu: "yes" | "no" | "software" }
+  | { type: "load"; bundle: Uint8Array; gpu: "yes" | "no" | "software" }
   | { type: "opened"; referenceWindow: number; referenceEpoch: number }
   | { type: "answered"; frame: number; decodedLayers: number }
   | { type: "dropped"; frame: number; cause: string }

@@ -5,7 +5,7 @@ import type { Grid } from "../codec/latent_codec";
 import { quantise } from "../codec/quantisation";
 import { EngineError, InputError } from "../errors";
 import type { PayloadKind } from "../wire/frames";
-import { Analysis, type Latent } from "./analysis";
+import { Analysis, runtime, type Latent } from "./analysis";
 import { AreaResize } from "./preprocess";
 import type { FromWorker, Picture, ToWorker } from "./protocol";
 import { ReferenceShelf } from "./references";
@@ -18,11 +18,15 @@ const COPY_MAX = 4;
 /** A frame is coded alone too, to compare, if its way with a reference takes more than this part of the last one alone. */
 const WORTH_COMPARING = 0.8;
 const JPEG_QUALITY = 0.9;
+/** Of pictures that are sent before the bundle says which size the encoder takes. */
+const PICTURE_SIDE = 224;
 /** The first answers come before the GPU is tried. */
 const GPU_AFTER_MS = 5_000;
 const GPU_HUNG_MS = 2_000;
 
+let ortFolder = "";
 let bundle: EdgeBundle;
+let pictureSide = PICTURE_SIDE;
 let analysis: Analysis | null = null;
 /** What is gone back to if the GPU fails. */
 let onWasm: Analysis | null = null;
@@ -40,10 +44,16 @@ function tell(message: FromWorker, transfer: Transferable[] = []): void {
   self.postMessage(message, { transfer });
 }
 
-async function load({ bundle: zip, ortFolder, origin, gpu }: ToWorker & { type: "load" }): Promise<void> {
-  setOrigin(origin);
+function prepare(message: ToWorker & { type: "prepare" }): void {
+  setOrigin(message.origin);
+  ortFolder = message.ortFolder;
+  runtime(ortFolder).catch(() => {}); // `load` tries again and tells what is wrong.
+}
+
+async function load({ bundle: zip, gpu }: ToWorker & { type: "load" }): Promise<void> {
   try {
     bundle = new EdgeBundle(zip);
+    pictureSide = bundle.size;
     analysis = onWasm = await Analysis.load(ortFolder, bundle.size, { fp32: bundle.fp32, int8: bundle.int8 });
   } catch (error) {
     tell({ type: "failed", message: words(error) });
@@ -54,11 +64,11 @@ async function load({ bundle: zip, ortFolder, origin, gpu }: ToWorker & { type: 
     points: bundle.points.map(({ name, bytesMean, lossPoints, layerLossPoints }) => ({ name, bytesMean, lossPoints, layerLossPoints })),
     defaultPoint: bundle.defaultPoint, size: bundle.size, analysis: bundle.analysisName, description: analysis.description,
   });
-  if (gpu !== "no") setTimeout(() => void tryGpu(ortFolder, gpu === "software"), GPU_AFTER_MS);
+  if (gpu !== "no") setTimeout(() => void tryGpu(gpu === "software"), GPU_AFTER_MS);
 }
 
 /** Measures the analysis on the GPU and takes it if that is faster; the page hears what came of it. */
-async function tryGpu(ortFolder: string, software: boolean): Promise<void> {
+async function tryGpu(software: boolean): Promise<void> {
   const wasm = analysis!;
   let trouble = await gpuTrouble(software);
   const tried = !trouble;
@@ -153,7 +163,7 @@ function encodeAlone(latent: Float32Array, grid: Grid, point: number): { symbols
 }
 
 async function asJpeg(picture: Picture): Promise<Encoded> {
-  draw(picture, bundle.size);
+  draw(picture, pictureSide);
   const preprocessDone = monotonic();
   const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: JPEG_QUALITY });
   const payload = new Uint8Array(await blob.arrayBuffer());
@@ -218,6 +228,7 @@ function words(error: unknown): string {
 
 self.onmessage = ({ data }: MessageEvent<ToWorker>): void => {
   switch (data.type) {
+    case "prepare": prepare(data); break;
     case "load": void load(data); break;
     case "opened": references.open(data.referenceWindow, data.referenceEpoch); break;
     case "answered": references.acknowledge(data.frame, data.decodedLayers); break;

@@ -56,15 +56,20 @@ export class Feed {
   constructor(
     private readonly transport: Pick<EdgeTransport, "session" | "call">,
     private readonly encoder: Pick<Encoder, "busy" | "encode">,
-    private readonly offer: Offer,
+    private offer: Offer,
     private readonly grab: () => Promise<Picture>,
   ) {}
 
-  /** What the user has chosen now. */
+  /** The encoder is there now; `setQuality` says what of it is wanted. */
+  setOffer(offer: Offer): void {
+    this.offer = offer;
+  }
+
+  /** What the user has chosen now. Without an encoder there are only pictures. */
   setQuality({ kind, pinned }: Quality): void {
-    this.kind = kind;
     const { points, defaultPoint } = this.offer;
-    if (kind === "jpeg" || !points.length) {
+    this.kind = points.length ? kind : "jpeg";
+    if (this.kind === "jpeg") {
       this.steer(null); // Pictures have one quality.
       return;
     }

@@ -1,5 +1,5 @@
 /** The phone page: a source, the encoder, a session, and what comes of them on the screen. */
-import { fetchBundle, Unauthorised } from "../bundle/fetch";
+import { askWelcome, fetchBundle, Unauthorised } from "../bundle/fetch";
 import { monotonic } from "../clock";
 import { Encoder } from "../encoder/encoder";
 import { FrankenError } from "../errors";
@@ -23,6 +23,8 @@ import { Teach } from "./teach";
 const TOP_K = 3;
 const DRAW_EVERY_MS = 100;
 const FIGURES_EVERY_MS = 500;
+/** If the encoder takes longer to load, pictures of the sample clip are sent until it is there. */
+const ENCODER_PATIENCE_MS = 500;
 const NOTHING_OFFERED: Offer = { points: [], defaultPoint: 0 };
 const SOURCE_BUTTONS = ["use-camera", "use-sample", "use-screen"];
 
@@ -34,6 +36,8 @@ export class Watch {
   private readonly controls = new Controls();
   private readonly rolling = new Rolling();
   private encoder: Encoder | null = null;
+  /** The encoder has been loaded, or given up. */
+  private encoderKnown = false;
   private transport: EdgeTransport | null = null;
   private feed: Feed | null = null;
   private offer: Offer = NOTHING_OFFERED;
@@ -43,6 +47,9 @@ export class Watch {
   /** null: all that there are. */
   private wanted: string[] | null = null;
   private facing: Facing = "environment";
+  /** What the video shows; null while that changes. */
+  private showing: SourceKind | null = null;
+  private openings = 0;
   private running = false;
   private starting = new AbortController();
 
@@ -101,15 +108,19 @@ export class Watch {
     this.complain("");
     this.labels.clear();
     this.rolling.clear();
+    this.showing = null;
+    const opening = ++this.openings;
     try {
       if (kind === "camera") await this.source.openCamera(this.facing);
       else if (kind === "sample") await this.source.openSample();
       else if (kind === "screen") await this.source.openScreen();
       else await this.source.openFile(file!);
     } catch (error) {
-      this.complain(words(error));
+      if (opening === this.openings) this.complain(words(error));
       return;
     }
+    if (opening !== this.openings) return; // Another source was chosen meanwhile.
+    this.showing = kind;
     for (const id of SOURCE_BUTTONS) byId(id).setAttribute("aria-pressed", String(id === `use-${kind}`));
     byId("flip-camera").hidden = kind !== "camera";
     byId("stop").hidden = false;
@@ -119,6 +130,7 @@ export class Watch {
       this.nextFrame();
     }
     if (!this.transport && this.codecId && this.encoder) this.openSession();
+    else if (this.transport?.session.state === "open") this.tellLive();
   }
 
   private stop(): void {
@@ -137,45 +149,67 @@ export class Watch {
     this.starting.abort();
     this.starting = new AbortController();
     this.closeSession();
+    const { signal } = this.starting;
     this.tell(`Connecting to ${location.host} …`, "busy");
+    const encoder = this.newEncoder(); // Its runtime is on its way while the server is asked.
     try {
-      const { bundle, welcome } = await fetchBundle(savedToken(), () => this.tellNoServer(), this.starting.signal);
+      const welcome = await askWelcome(savedToken(), () => this.tellNoServer(), signal);
       this.offerTasks(welcome.tasks);
       this.codecId = welcome.codec_id;
-      await this.loadEncoder(bundle);
-      if (this.running) this.openSession();
-      else this.tell("Ready. Choose a source.", "idle");
+      this.tell("Loading the encoder …", "busy");
+      const loading = this.loadEncoder(encoder, signal);
+      await Promise.race([loading, pause(ENCODER_PATIENCE_MS)]);
+      if (!signal.aborted && this.running && !this.transport) this.openSession();
+      await loading;
+      if (!signal.aborted && !this.running) this.tell("Ready. Choose a source.", "idle");
     } catch (error) {
+      if (signal.aborted) return;
+      this.closeSession();
       if (error instanceof Unauthorised) this.askForToken(error.message);
-      else if (!this.starting.signal.aborted) this.complain(words(error));
+      else this.complain(words(error));
     }
   }
 
-  private async loadEncoder(bundle: Uint8Array): Promise<void> {
-    this.tell("Loading the encoder …", "busy");
+  private newEncoder(): Encoder {
     this.encoder?.close();
     this.encoder = new Encoder();
+    this.encoderKnown = false;
+    this.offer = NOTHING_OFFERED;
     this.encoder.onEncoded = (encoded) => this.feed?.encoded(encoded);
     this.encoder.onFailed = (frame, message) => {
       this.transport?.call((session) => session.fail(frame, "encode_failed", message));
       this.complain(`A frame could not be encoded: ${message}`);
     };
+    return this.encoder;
+  }
+
+  /** Fetches the bundle and lets the encoder have it; where it does not run, pictures are left. Throws as `fetchBundle`. */
+  private async loadEncoder(encoder: Encoder, signal: AbortSignal): Promise<void> {
+    const bundle = await fetchBundle(savedToken(), this.codecId, () => this.tellNoServer(), signal);
     const { gpu, why } = gpuWish(location.search, this.codecId);
     try {
-      const loaded = await this.encoder.load(bundle, gpu);
-      this.offer = loaded;
-      this.controls.setEncoder(loaded);
-      byId("encoder-text").textContent = encoderText(loaded.analysis, loaded.description, why);
-      this.encoder.onGpu = (tried) => {
+      const loaded = await encoder.load(bundle, gpu);
+      if (signal.aborted) return;
+      this.know(loaded, encoderText(loaded.analysis, loaded.description, why));
+      encoder.onGpu = (tried) => {
         rememberGpu(tried, this.codecId);
         byId("encoder-text").textContent = encoderText(loaded.analysis, tried.description, tried.trouble);
       };
     } catch (error) {
-      this.offer = NOTHING_OFFERED;
-      this.controls.setEncoder(null);
-      byId("encoder-text").textContent = "pictures are sent";
+      if (signal.aborted) return;
+      this.know(null, "pictures are sent");
       this.complain(`${words(error)} Pictures are sent instead.`);
     }
+  }
+
+  /** What the encoder offers; null: it does not run here. */
+  private know(offer: Offer | null, text: string): void {
+    this.encoderKnown = true;
+    this.offer = offer ?? NOTHING_OFFERED;
+    this.feed?.setOffer(this.offer);
+    this.controls.setEncoder(offer);
+    byId("encoder-text").textContent = text;
+    if (this.transport?.session.state === "open") this.tellLive();
   }
 
   private openSession(): void {
@@ -204,7 +238,7 @@ export class Watch {
   private onEvent(event: EdgeEvent): void {
     switch (event.type) {
       case "Connected":
-        this.tell(`Live from ${location.host}`, "live");
+        this.tellLive();
         this.encoder?.tell({
           type: "opened", referenceWindow: event.welcome.reference_window, referenceEpoch: event.welcome.reference_epoch,
         });
@@ -256,6 +290,7 @@ export class Watch {
     if (!this.running) return { trouble: "Start the camera first, or a video, so that there is something to show." };
     const session = this.transport?.session;
     if (!session || session.state !== "open" || !session.welcome) return { trouble: "There is no connection to the server yet. Wait until it is live." };
+    if (!this.encoderKnown) return { trouble: "The encoder is still loading. It learns as soon as that is there." };
     if (this.controls.quality.kind === "jpeg") return { trouble: "It learns from features, and pictures are being sent: untick “Send pictures” first." };
     return { id: session.welcome.session };
   }
@@ -278,6 +313,12 @@ export class Watch {
     this.tell("This server wants a token.", "trouble");
   }
 
+  private tellLive(): void {
+    if (this.encoderKnown) this.tell(`Live from ${location.host}`, "live");
+    else if (this.mayTake) this.tell(`Live from ${location.host}: pictures of the sample clip, until the encoder is loaded …`, "live");
+    else this.tell("Loading the encoder …", "busy");
+  }
+
   private tellNoServer(): void {
     this.tell(navigator.onLine ? `No answer from ${location.host}. Trying again …` : "No network. Waiting for it …", "trouble");
   }
@@ -292,7 +333,12 @@ export class Watch {
 
   private takeFrame(): void {
     this.nextFrame();
-    if (this.running && this.video.readyState >= 2 && this.transport?.session.state === "open") this.feed?.take();
+    if (this.running && this.mayTake && this.video.readyState >= 2 && this.transport?.session.state === "open") this.feed?.take();
+  }
+
+  /** Nobody's camera or screen leaves the device as pictures, unless that is asked for or the encoder does not run. */
+  private get mayTake(): boolean {
+    return this.encoderKnown || this.showing === "sample" || this.controls.quality.kind === "jpeg";
   }
 
   private async grab(): Promise<VideoFrame | ImageBitmap> {
@@ -342,6 +388,10 @@ function joined(offered: readonly TaskInfo[], told: readonly TaskInfo[]): TaskIn
   const newer = new Map(told.map((task) => [task.name, task]));
   const known = offered.map((task) => newer.get(task.name) ?? task);
   return [...known, ...told.filter(({ name }) => !offered.some((task) => task.name === name))];
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 function words(error: unknown): string {
