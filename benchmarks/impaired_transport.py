@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import resource
 import statistics
+import sys
 import threading
 import time
 from collections import Counter
@@ -49,6 +50,8 @@ WAYS = {
     "WebRTC whole": ("webrtc+http", False),
 }  # fmt: skip
 BLACKOUT_AT_S, BLACKOUT_S = 6.0, 5.0
+TABLE_WIDTH = 150
+"""Columns of text where no terminal says how many there are."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +186,7 @@ def measure(seconds: float, *, quick: bool, ways: Sequence[str] = tuple(WAYS), s
     """These ways (of WAYS) under all conditions."""
     bundle = Bundle.open()
     frames = payloads(FRAMES)
-    points = bundle.operating_points[bundle.edge_spec.operating_point_index("")]
-    lost_points = list(getattr(points, "layer_loss_points", []) or [])
+    lost_points = bundle.edge_spec.operating_points[bundle.edge_spec.operating_point_index("")].layer_loss_points
     rows = []
     for condition in conditions(quick=quick):
         for way in ways:
@@ -263,4 +265,4 @@ def show(report: dict[str, Any]) -> None:
             str(row["layers_mean"]), lost, dropped, f"{row['edge_cpu_percent']:.0f} %",
             f"{row['server_cpu_percent']:.0f} %",
         )  # fmt: skip
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(table)

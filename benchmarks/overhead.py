@@ -29,8 +29,8 @@ from analytics_server.decoding import ESTIMATE_EVERY
 from analytics_server.metrics import ServerMetrics
 from analytics_server.work import FrameWork, SessionState
 from benchmarks.machine import pin_to_one_core, processor, rounded
-from edge_node.monitor import Monitor
-from edge_node.records import FrameLog, FrameRecord, LabelScore, with_link
+from edge_node.monitor import RECORDS_WAITING, Monitor
+from edge_node.records import LOG_RECORDS, FrameLog, FrameRecord, LabelScore, with_link
 from edge_node.tracing import FrameTracer
 from frankenstream.load import recorded_payloads
 from pipeline.bundle import Bundle, Distribution, ReferenceFigures
@@ -46,38 +46,46 @@ from recordings.samples import sample_path
 from tasks import HeadStack, bundle_heads
 
 BATCH = 4
+EDGE_FRAMES = 10
+"""The edge's turns for each of the server's: a frame instead of a batch."""
 TRACE_EVERY = 100
 
 Step = Callable[[], object]
 
 
 class Stopwatch:
-    """Processor time of calls on this thread, each timed in place; what timing itself costs is deducted."""
+    """Processor time of calls on this thread, each timed in place; what timing itself costs is deducted.
 
-    def __init__(self) -> None:
+    ``round_steps``: how many steps make a round. What is done for several frames at once (records counted and written
+    thirty at a time) falls on one step of many, so a round is long enough to hold it.
+    """
+
+    def __init__(self, round_steps: int = 1) -> None:
         empty = []
         for _ in range(200):
             began = time.thread_time()
             empty.append(time.thread_time() - began)
         self._own_s = statistics.median(empty)
-        self.round_s = 0.0
-        self._rounds: list[float] = []
+        self._round_steps = round_steps
+        self._steps_s: list[float] = [0.0]
 
     def __call__(self, step: Step) -> None:
         began = time.thread_time()
         step()
-        self.round_s += max(0.0, time.thread_time() - began - self._own_s)
+        self._steps_s[-1] += max(0.0, time.thread_time() - began - self._own_s)
 
-    def next_round(self) -> None:
-        self._rounds.append(self.round_s)
-        self.round_s = 0.0
+    def next_step(self) -> None:
+        self._steps_s.append(0.0)
 
     @property
     def mean_us(self) -> float:
-        """Of all rounds but the first three; a mean without the tenth at either end, since not every round is alike."""
-        kept = sorted(self._rounds[3:])
-        cut = len(kept) // 10
-        return statistics.fmean(kept[cut : len(kept) - cut]) * 1e6
+        """Of a step: the median of the rounds' means. The first round warms up and does not count, unless it is the
+        only one.
+        """
+        ended = self._steps_s[:-1]
+        size = min(self._round_steps, len(ended))
+        means = [statistics.fmean(ended[at : at + size]) for at in range(0, len(ended) - size + 1, size)]
+        return statistics.median(means[1:] or means) * 1e6
 
 
 class Unwatched:
@@ -118,7 +126,7 @@ def main() -> int:
     bundle = Bundle.open(arguments.bundle)
     figures = {
         "server": ServerSide(bundle).run(arguments.turns),
-        "edge": edge_side(bundle, arguments.turns),
+        "edge": edge_side(bundle, arguments.turns * EDGE_FRAMES),
         "processor": processor(),
         "turns": arguments.turns,
     }
@@ -139,7 +147,7 @@ class ServerSide:
         self.tasks = tuple(TaskInfo(i.name, i.backbone, i.classes) for i in self.heads.infos())
         self.payloads = recorded_payloads(bundle, str(sample_path()), count=16)
         self.metrics = ServerMetrics(self._reference(), [point.name for point in bundle.operating_points])
-        self.stopwatch = Stopwatch()
+        self.stopwatch = Stopwatch(ESTIMATE_EVERY // BATCH)
         self.timed, self.unwatched = Timed(self.metrics, self.stopwatch), Unwatched()
         self.session = SessionState("bench", 0)
         self.session.tasks = self.tasks
@@ -173,7 +181,7 @@ class ServerSide:
                         heads_s=0.0, batch=BATCH, now=time.monotonic())  # fmt: skip
         if watched:
             self.stopwatch(lambda: self.metrics.batch(self.engine.backbone, BATCH, 0.01, 0.001))
-            self.stopwatch.next_round()
+            self.stopwatch.next_step()
 
     def decode(self, work: FrameWork, payload: bytes, *, watched: bool) -> None:
         decoded = self.codec.decode(payload)
@@ -210,7 +218,7 @@ def edge_side(bundle: Bundle, turns: int) -> dict[str, float]:
     point = bundle.operating_points[index]
     pixels = next(iter(open_source(str(sample_path()))))[0]
     session = EdgeSession(codec_id=bundle.codec_id)
-    monitor, stopwatch = Monitor(), Stopwatch()
+    monitor, stopwatch = Monitor(), Stopwatch(max(RECORDS_WAITING, LOG_RECORDS))
     number = 0
 
     def encode() -> None:
@@ -228,7 +236,7 @@ def edge_side(bundle: Bundle, turns: int) -> dict[str, float]:
             encode()
             record = _record(number)
             stopwatch(lambda: watch(record))
-            stopwatch.next_round()
+            stopwatch.next_step()
 
         def watch(record: FrameRecord) -> None:
             monitor.captured()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+
+import pytest
 
 from benchmarks import overhead
 from tests.bundles import random_bundle
@@ -18,5 +21,21 @@ def test_a_stopwatch_deducts_itself() -> None:
     watch = overhead.Stopwatch()
     for _ in range(20):
         watch(lambda: None)
-        watch.next_round()
+        watch.next_step()
     assert watch.mean_us < 50
+
+
+def test_what_falls_on_one_step_of_many_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second in every third step is a third of a second a step, wherever in its round it falls."""
+    now = 0.0
+    monkeypatch.setattr(overhead.time, "thread_time", lambda: now)
+    watch = overhead.Stopwatch(round_steps=3)
+
+    def work(number: int) -> None:
+        nonlocal now
+        now += 1.0 if number % 3 == 1 else 0.0
+
+    for number in range(12):
+        watch(partial(work, number))
+        watch.next_step()
+    assert watch.mean_us == pytest.approx(1e6 / 3)
