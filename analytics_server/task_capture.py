@@ -93,4 +93,5 @@ def find_session(handles: Sequence[SessionHandle], wanted: str, *, backbone: str
         raise ConfigError(f"no edge {what}: start one with `frankenstream edge`")
     if not chosen:
         raise ConfigError(f"no session {wanted!r} streams here: there are {there}")
-    raise ConfigError(f"{len(chosen)} edges fit {wanted!r}: name one session of {there}")
+    what = f"edges fit {wanted!r}" if wanted else "edges stream here"
+    raise ConfigError(f"{len(chosen)} {what}: name one session (--session) of {there}")

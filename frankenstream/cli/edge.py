@@ -9,6 +9,7 @@ from rich.console import Console
 from frankenstream.config import DEFAULT_URL, AccessSettings, EncoderSettings, OutputSettings, StreamSettings
 from frankenstream.edge_run import EdgeRun, run_edge
 from recordings.replay import Pace
+from recordings.samples import named_source
 
 
 def command(
@@ -31,7 +32,7 @@ def command(
     ----------
     source:
         Camera number or /dev/videoN, video file, picture or folder of pictures, rtsp:// address, csi://N, or a
-        GStreamer pipeline.
+        GStreamer pipeline. `tour` and `walk` are sample clips.
     server:
         URL of the server: tcp://HOST:PORT, ipc://PATH, ws(s)://HOST:PORT or webrtc+http(s)://HOST:PORT.
     lossless:
@@ -42,7 +43,7 @@ def command(
         Folder with edge.key, edge.secret and server.key (`frankenstream keys admit`).
     """
     run = EdgeRun(
-        source=source,
+        source=named_source(source),
         server=server,
         encoder=encoder or EncoderSettings(),
         stream=stream or StreamSettings(),

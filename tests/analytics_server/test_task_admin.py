@@ -284,7 +284,7 @@ def test_two_edges_must_be_told_apart(server: Server, null_bundle: Bundle) -> No
     ):
         one.wait_connected()
         two.wait_connected()
-        with pytest.raises(BundleError, match=r"2 edges fit '': name one session of .*porch.*"):
+        with pytest.raises(BundleError, match=r"2 edges stream here: name one session .*porch.*"):
             TaskClient(server.http_url).capture(frames=1, wait_s=1.0)
 
 
