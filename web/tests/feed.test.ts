@@ -146,7 +146,7 @@ test("a frame that is superseded while it waits is let go, and so is the last on
 
 test("pictures go until the encoder is there, then what was chosen", async () => {
   const page = new Page(1e6);
-  page.feed.setOffer({ points: [], defaultPoint: 0 });
+  page.feed.setOffer({ points: [], defaultPoint: 0, coming: true });
   page.feed.setQuality(AUTO);
   await page.show(0.5);
   expect(new Set(page.points)).toEqual(new Set([-1]));
@@ -157,6 +157,20 @@ test("pictures go until the encoder is there, then what was chosen", async () =>
   await page.show(0.5);
   expect(new Set(page.points)).toEqual(new Set([1]));
   expect(page.session.account.balanced).toBe(true);
+});
+
+test("pictures until the encoder is there go one by one, so that a slow link does not fill up", async () => {
+  const page = new Page(10_000);
+  page.feed.setOffer({ points: [], defaultPoint: 0, coming: true });
+  page.feed.setQuality(AUTO);
+  let most = 0;
+  for (let turn = 0; turn < 30; turn++) {
+    await page.show(0.1);
+    const { captured, answered, dropped } = page.session.account;
+    most = Math.max(most, captured - answered - Object.values(dropped).reduce((sum, count) => sum + count, 0));
+  }
+  expect(most).toBeLessThanOrEqual(2); // One on the link, one that waits for its turn.
+  expect(page.session.account.answered).toBeGreaterThan(20);
 });
 
 test("pictures have one quality: nothing is chosen", async () => {

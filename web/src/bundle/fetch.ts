@@ -5,6 +5,7 @@
  * where the browser has one (HTTPS, or this machine).
  */
 import { BundleError, TransportError } from "../errors";
+import type { OnProgress } from "../progress";
 import { EdgeTransport } from "../transport/edge";
 import { WebSocketRoute } from "../transport/websocket";
 import type { EdgeEvent } from "../wire/events";
@@ -25,11 +26,13 @@ export function askWelcome(token: string, onTrouble: OnTrouble, signal: AbortSig
   });
 }
 
-/** The bundle that `askWelcome` told of, from the browser's cache or the server. As there. */
-export async function fetchBundle(token: string, codecId: string, onTrouble: OnTrouble, signal: AbortSignal): Promise<Uint8Array> {
+/** The bundle that `askWelcome` told of, from the browser's cache or the server; `onProgress` hears of its bytes. As there. */
+export async function fetchBundle(
+  token: string, codecId: string, onTrouble: OnTrouble, signal: AbortSignal, onProgress: OnProgress,
+): Promise<Uint8Array> {
   const cached = await fromCache(codecId);
   if (cached) return cached;
-  const bundle = await ask(token, codecId, onTrouble, signal, partsInto(codecId));
+  const bundle = await ask(token, codecId, onTrouble, signal, partsInto(codecId, onProgress));
   await check(bundle, codecId);
   await toCache(codecId, bundle);
   return bundle;
@@ -60,7 +63,7 @@ async function ask<T>(
   }
 }
 
-function partsInto(codecId: string): Step<Uint8Array> {
+function partsInto(codecId: string, onProgress: OnProgress): Step<Uint8Array> {
   let bytes = new Uint8Array(0);
   let have = 0;
   return (event, transport, resolve) => {
@@ -72,6 +75,7 @@ function partsInto(codecId: string): Step<Uint8Array> {
     if (have === 0) bytes = new Uint8Array(event.part.total);
     bytes.set(event.part.part, have);
     have += event.part.part.length;
+    onProgress(have, event.part.total);
     if (have >= event.part.total) resolve(bytes);
     else transport.call((session) => session.requestBundle(codecId, have));
   };

@@ -1,6 +1,7 @@
 /** The bundle's analysis in ONNX Runtime, from our own files: nothing is fetched from elsewhere. */
 import type { InferenceSession, Tensor } from "onnxruntime-web";
 import { EngineError } from "../errors";
+import type { OnProgress } from "../progress";
 
 interface Runtime {
   env: { wasm: { numThreads: number; wasmBinary: ArrayBuffer; proxy: boolean }; logLevel: string };
@@ -21,22 +22,22 @@ const THREADS_MAX = 4;
 const runtimes = new Map<Provider, Promise<Runtime>>();
 
 /** ONNX Runtime from `folder` (a URL that ends with /); each build is loaded once. Throws EngineError. */
-export function runtime(folder: string, provider: Provider = "wasm"): Promise<Runtime> {
+export function runtime(folder: string, provider: Provider = "wasm", onProgress: OnProgress = () => {}): Promise<Runtime> {
   let loading = runtimes.get(provider);
   if (!loading) {
-    loading = loadRuntime(folder, provider);
+    loading = loadRuntime(folder, provider, onProgress);
     runtimes.set(provider, loading);
     loading.catch(() => runtimes.delete(provider)); // The next one tries again.
   }
   return loading;
 }
 
-async function loadRuntime(folder: string, provider: Provider): Promise<Runtime> {
+async function loadRuntime(folder: string, provider: Provider, onProgress: OnProgress): Promise<Runtime> {
   const { script, binary } = FILES[provider];
   const loaded = (await import(/* @vite-ignore */ `${folder}${script}`)) as Runtime;
   const response = await fetch(`${folder}${binary}`);
   if (!response.ok || !response.body) throw new EngineError(`ONNX Runtime could not be loaded: HTTP ${response.status}`);
-  loaded.env.wasm.wasmBinary = await new Response(await unzipped(response)).arrayBuffer();
+  loaded.env.wasm.wasmBinary = await new Response(unzipped(response, onProgress)).arrayBuffer();
   loaded.env.wasm.numThreads = threadsFor(provider);
   loaded.env.logLevel = "error";
   return loaded;
@@ -48,8 +49,17 @@ function threadsFor(provider: Provider): number {
 }
 
 /** The file is stored compressed (4 instead of 14 MB). A server that says so has the browser unpack it already. */
-async function unzipped(response: Response): Promise<ReadableStream<Uint8Array<ArrayBuffer>> | null> {
-  const body = response.body!;
+function unzipped(response: Response, onProgress: OnProgress): ReadableStream<Uint8Array<ArrayBuffer>> {
+  const total = Number(response.headers.get("Content-Length") ?? 0);
+  let loaded = 0;
+  const counting = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
+    transform(chunk, controller): void {
+      onProgress((loaded += chunk.length), total);
+      controller.enqueue(chunk);
+    },
+  });
+  onProgress(0, total);
+  const body = response.body!.pipeThrough(counting);
   if (response.headers.get("Content-Encoding") === "gzip") return body;
   if (typeof DecompressionStream === "undefined") {
     throw new EngineError("this browser is too old to unpack the encoder: update it, or send pictures instead");

@@ -1,6 +1,7 @@
 /** The page's side of the encoder's worker. One picture at a time; JPEG ones before it is loaded, too. */
 import { pageOrigin } from "../clock";
 import { EngineError } from "../errors";
+import type { OnProgress } from "../progress";
 import type { PayloadKind } from "../wire/frames";
 import type { FromWorker, Picture, ToWorker } from "./protocol";
 
@@ -13,6 +14,7 @@ export class Encoder {
   busy = false;
   onEncoded: (encoded: Encoded) => void = () => {};
   onFailed: (frame: number, message: string) => void = () => {};
+  onProgress: OnProgress = () => {};
   onGpu: (gpu: Gpu) => void = () => {};
   private readonly worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
   private finish!: (loaded: Loaded) => void;
@@ -28,6 +30,7 @@ export class Encoder {
     this.worker.onerror = (event) => this.fail(new EngineError(`the encoder's worker failed: ${event.message}`));
     this.worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
       switch (data.type) {
+        case "progress": this.onProgress(data.loaded, data.total); break;
         case "loaded": this.finish(data); break;
         case "failed": this.fail(new EngineError(data.message)); break;
         case "gpu": this.onGpu(data); break;

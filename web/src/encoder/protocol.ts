@@ -17,6 +17,8 @@ export type ToWorker =
   | { type: "encode"; frame: number; capturedAt: number; picture: Picture; kind: PayloadKind; point: number };
 
 export type FromWorker =
+  /** Bytes of ONNX Runtime that are here; `total` 0: nobody said how many there are. */
+  | { type: "progress"; loaded: number; total: number }
   | { type: "loaded"; points: MeasuredPoint[]; defaultPoint: number; size: number; analysis: string; description: string }
   | { type: "failed"; message: string }
   /** What came of WebGPU; `trouble` "": it is used. `tried`: it was measured. */

@@ -47,7 +47,7 @@ function tell(message: FromWorker, transfer: Transferable[] = []): void {
 function prepare(message: ToWorker & { type: "prepare" }): void {
   setOrigin(message.origin);
   ortFolder = message.ortFolder;
-  runtime(ortFolder).catch(() => {}); // `load` tries again and tells what is wrong.
+  runtime(ortFolder, "wasm", (loaded, total) => tell({ type: "progress", loaded, total })).catch(() => {}); // `load` tries again and tells what is wrong.
 }
 
 async function load({ bundle: zip, gpu }: ToWorker & { type: "load" }): Promise<void> {

@@ -21,6 +21,8 @@ export interface Quality {
 export interface Offer {
   points: readonly MeasuredPoint[];
   defaultPoint: number;
+  /** The encoder is on its way: until it is here pictures go one by one, so that they do not fill the link. */
+  coming?: boolean;
 }
 
 /** How many frames a second the source gives, of late. */
@@ -48,6 +50,7 @@ export class Feed {
   private timer: ReturnType<typeof setTimeout> | undefined;
   /** Time from the picture to the bitstream, smoothed. */
   private encodeS = 0;
+  private picturesUnderWay = new Set<number>();
   private encoding: { frame: number; since: number } | null = null;
   private readonly pace = new Pace();
   /** Of frames under way. */
@@ -113,6 +116,7 @@ export class Feed {
   ended(frame: number): Rung | null {
     const rung = this.rungs.get(frame) ?? null;
     this.rungs.delete(frame);
+    this.picturesUnderWay.delete(frame);
     this.encodeInTurn(); // It may be the next one's turn now.
     return rung;
   }
@@ -150,6 +154,7 @@ export class Feed {
     this.waiting = null;
     const rung = this.choice(now)?.rung;
     if (rung) this.rungs.set(frame, rung);
+    if (this.kind === "jpeg") this.picturesUnderWay.add(frame);
     this.encoding = { frame, since: now };
     this.encoder.encode(frame, capturedAt, picture, this.kind, rung?.point ?? this.offer.defaultPoint);
   }
@@ -157,6 +162,7 @@ export class Feed {
   /** How long until a frame should be encoded: it is ready just when it may leave. */
   private waitS(now: number): number {
     if (this.control) return this.control.turnAt(now) - this.encodeS - now;
+    if (this.offer.coming && this.picturesUnderWay.size) return Infinity;
     return this.transport.session.canSend(now) ? 0 : Infinity; // Without credit the encoder's work would be for nothing.
   }
 

@@ -3,6 +3,7 @@ import { askWelcome, fetchBundle, Unauthorised } from "../bundle/fetch";
 import { monotonic } from "../clock";
 import { Encoder } from "../encoder/encoder";
 import { FrankenError } from "../errors";
+import { Loading, type OnProgress } from "../progress";
 import { choose, earlierFallback, rememberFallback, routesOf, routeText } from "../transport/choice";
 import { EdgeTransport } from "../transport/edge";
 import type { Answer, EdgeEvent } from "../wire/events";
@@ -26,6 +27,7 @@ const FIGURES_EVERY_MS = 500;
 /** If the encoder takes longer to load, pictures of the sample clip are sent until it is there. */
 const ENCODER_PATIENCE_MS = 500;
 const NOTHING_OFFERED: Offer = { points: [], defaultPoint: 0 };
+const NOTHING_YET: Offer = { ...NOTHING_OFFERED, coming: true };
 const SOURCE_BUTTONS = ["use-camera", "use-sample", "use-screen"];
 
 export class Watch {
@@ -174,7 +176,7 @@ export class Watch {
     this.encoder?.close();
     this.encoder = new Encoder();
     this.encoderKnown = false;
-    this.offer = NOTHING_OFFERED;
+    this.offer = NOTHING_YET;
     this.encoder.onEncoded = (encoded) => this.feed?.encoded(encoded);
     this.encoder.onFailed = (frame, message) => {
       this.transport?.call((session) => session.fail(frame, "encode_failed", message));
@@ -185,7 +187,13 @@ export class Watch {
 
   /** Fetches the bundle and lets the encoder have it; where it does not run, pictures are left. Throws as `fetchBundle`. */
   private async loadEncoder(encoder: Encoder, signal: AbortSignal): Promise<void> {
-    const bundle = await fetchBundle(savedToken(), this.codecId, () => this.tellNoServer(), signal);
+    const loading = new Loading();
+    const progress = (part: string): OnProgress => (loaded, total) => {
+      loading.add(part, loaded, total);
+      if (!signal.aborted && !this.encoderKnown) this.tellShare(loading.text);
+    };
+    encoder.onProgress = progress("runtime");
+    const bundle = await fetchBundle(savedToken(), this.codecId, () => this.tellNoServer(), signal, progress("bundle"));
     const { gpu, why } = gpuWish(location.search, this.codecId);
     try {
       const loaded = await encoder.load(bundle, gpu);
@@ -205,6 +213,7 @@ export class Watch {
   /** What the encoder offers; null: it does not run here. */
   private know(offer: Offer | null, text: string): void {
     this.encoderKnown = true;
+    this.tellShare("");
     this.offer = offer ?? NOTHING_OFFERED;
     this.feed?.setOffer(this.offer);
     this.controls.setEncoder(offer);
@@ -315,7 +324,7 @@ export class Watch {
 
   private tellLive(): void {
     if (this.encoderKnown) this.tell(`Live from ${location.host}`, "live");
-    else if (this.mayTake) this.tell(`Live from ${location.host}: pictures of the sample clip, until the encoder is loaded …`, "live");
+    else if (this.mayTake) this.tell("Live with pictures of the sample clip while the encoder loads …", "live");
     else this.tell("Loading the encoder …", "busy");
   }
 
@@ -374,6 +383,12 @@ export class Watch {
     const status = byId("status");
     if (status.textContent !== text) status.textContent = text;
     status.dataset.mood = mood;
+  }
+
+  /** How much of the encoder is here, behind the status: style.css shows it, and no screen reader is told of every percent. */
+  private tellShare(text: string): void {
+    byId("status").dataset.share = text;
+    if (text) byId("encoder-text").textContent = `loading, ${text}`;
   }
 
   /** "" takes the complaint away. */
