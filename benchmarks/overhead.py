@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -46,9 +47,11 @@ from recordings.samples import sample_path
 from tasks import HeadStack, bundle_heads
 
 BATCH = 4
-EDGE_FRAMES = 10
+EDGE_FRAMES = 20
 """The edge's turns for each of the server's: a frame instead of a batch."""
 TRACE_EVERY = 100
+ROUND_FRAMES = math.lcm(RECORDS_WAITING, LOG_RECORDS, TRACE_EVERY)
+"""Everything that an edge does now and then falls into it equally often."""
 
 Step = Callable[[], object]
 
@@ -218,7 +221,7 @@ def edge_side(bundle: Bundle, turns: int) -> dict[str, float]:
     point = bundle.operating_points[index]
     pixels = next(iter(open_source(str(sample_path()))))[0]
     session = EdgeSession(codec_id=bundle.codec_id)
-    monitor, stopwatch = Monitor(), Stopwatch(max(RECORDS_WAITING, LOG_RECORDS))
+    monitor, stopwatch = Monitor(), Stopwatch(ROUND_FRAMES)
     number = 0
 
     def encode() -> None:

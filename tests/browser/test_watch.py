@@ -114,6 +114,7 @@ def test_a_camera_waits_for_the_encoder(make_server: Callable[..., Server], open
         wait_for_text(page, "#status", "Loading the encoder")
         page.wait_for_function("() => document.querySelector('video').currentTime > 1", timeout=PATIENCE_MS)
         page.wait_for_function("() => document.querySelector('#transport-text').textContent !== 'none yet'")
+        assert counts(page)[0] == 0
         page.click("#use-sample")
         wait_for_text(page, "#labels", CLIP_SHOWS)
         page.click("#use-camera")
@@ -125,6 +126,33 @@ def test_a_camera_waits_for_the_encoder(make_server: Callable[..., Server], open
         let_go()
         wait_for_text(page, "#encoder-text", r"\d ms")
         wait_for_more_answers(page)
+        wait_for_text(page, "#figure-bytes", r"^([1-5](\.\d)? kB|\d+ B)$")  # features: pictures take 20 kB
+
+
+LATE = """
+    const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    navigator.mediaDevices.getUserMedia = async (wish) => {
+        await new Promise((allow) => { window.allow = allow; });
+        return (window.got = await real(wish));
+    };
+"""
+
+
+def test_a_permission_that_comes_late_opens_no_camera(server: Server, open_page: Open) -> None:
+    """The sample clip was chosen meanwhile: the camera is let go at once, and the clip goes on."""
+    page = open_page("about:blank", permissions=["camera"])
+    page.add_init_script(LATE)
+    page.goto(f"{server.http_url}/?source=none")
+    wait_for_text(page, "#status", "Ready")
+    page.click("#use-camera")
+    page.wait_for_function("() => window.allow")
+    page.click("#use-sample")
+    wait_for_text(page, "#labels", CLIP_SHOWS)
+    page.evaluate("window.allow()")
+    page.wait_for_function("() => window.got?.getTracks().every((track) => track.readyState === 'ended')")
+    assert page.evaluate("document.querySelector('video').srcObject === null")
+    assert page.get_attribute("#use-sample", "aria-pressed") == "true"
+    wait_for_more_answers(page)
 
 
 def test_sample_clip_is_labelled_at_once(server: Server, open_page: Open) -> None:

@@ -14,12 +14,19 @@ import { EdgeSession } from "../wire/session";
 
 const CACHE = "frankenstream-bundles";
 
+/** The server ended the connection that asked. */
+export class Refused extends TransportError {
+  constructor(message: string, readonly reason: string) {
+    super(message);
+  }
+}
+
 /** The server wants another token, or one at all. */
-export class Unauthorised extends TransportError {}
+export class Unauthorised extends Refused {}
 
 type OnTrouble = (reason: string) => void;
 
-/** What the server has. `onTrouble` hears in words while there is no connection; it goes on until there is one. Throws Unauthorised. */
+/** What the server has. `onTrouble` hears in words while there is no connection; it goes on until there is one. Throws Refused. */
 export function askWelcome(token: string, onTrouble: OnTrouble, signal: AbortSignal): Promise<Welcome> {
   return ask<Welcome>(token, "", onTrouble, signal, (event, _, resolve) => {
     if (event.type === "Connected") resolve(event.welcome);
@@ -34,7 +41,8 @@ export async function fetchBundle(
   if (cached) return cached;
   const bundle = await ask(token, codecId, onTrouble, signal, partsInto(codecId, onProgress));
   await check(bundle, codecId);
-  await toCache(codecId, bundle);
+  signal.throwIfAborted();
+  await toCache(codecId, bundle).catch(() => {}); // No room: it is asked for again next time.
   return bundle;
 }
 
@@ -44,6 +52,7 @@ type Step<T> = (event: EdgeEvent, transport: EdgeTransport, resolve: (value: T) 
 async function ask<T>(
   token: string, codecId: string, onTrouble: OnTrouble, signal: AbortSignal, step: Step<T>,
 ): Promise<T> {
+  signal.throwIfAborted();
   let transport: EdgeTransport | null = null;
   try {
     return await new Promise<T>((resolve, reject) => {
@@ -52,7 +61,7 @@ async function ask<T>(
         if (event.type === "Disconnected") onTrouble(event.reason);
         else if (event.type === "Closed") {
           const detail = event.detail || event.reason;
-          reject(event.reason === "unauthorised" ? new Unauthorised(detail) : new TransportError(detail));
+          reject(new (event.reason === "unauthorised" ? Unauthorised : Refused)(detail, event.reason));
         } else if (transport) step(event, transport, resolve);
       };
       const session = new EdgeSession({ codecId, client: "web page" });

@@ -89,7 +89,7 @@ export class Analysis {
   ): Promise<Analysis> {
     try {
       const threads = threadsFor(provider);
-      const { InferenceSession, Tensor } = await runtime(folder, provider);
+      const { InferenceSession, Tensor } = await runtime(folder, provider).catch(() => runtime(folder, provider)); // A network may fail once.
       const where = provider === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
       let best: Analysis | null = null;
       for (const [precision, model] of Object.entries(forms)) {

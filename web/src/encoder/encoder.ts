@@ -12,6 +12,8 @@ export type Gpu = FromWorker & { type: "gpu" };
 export class Encoder {
   /** A picture is being encoded. */
   busy = false;
+  /** A bundle was given to it. */
+  given = false;
   onEncoded: (encoded: Encoded) => void = () => {};
   onFailed: (frame: number, message: string) => void = () => {};
   onProgress: OnProgress = () => {};
@@ -49,6 +51,7 @@ export class Encoder {
 
   /** Unpacks the bundle and starts ONNX Runtime. Rejects with EngineError. */
   load(bundle: Uint8Array, gpu: "yes" | "no" | "software"): Promise<Loaded> {
+    this.given = true;
     this.tell({ type: "load", bundle, gpu });
     return this.loaded;
   }

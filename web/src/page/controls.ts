@@ -13,6 +13,8 @@ export class Controls {
   private readonly pictures = byId<HTMLInputElement>("send-pictures");
   private readonly fieldset = byId("tasks");
   private points: readonly MeasuredPoint[] = [];
+  /** Pictures are sent because there is no encoder, not because they are wanted. */
+  private forced = false;
 
   constructor() {
     this.slider.addEventListener("input", () => {
@@ -39,9 +41,15 @@ export class Controls {
     if (kept < 0) this.auto.checked = true;
     this.slider.max = String(Math.max(0, this.points.length - 1));
     this.slider.value = String(kept < 0 ? (offer?.defaultPoint ?? 0) : kept);
-    this.pictures.checked ||= !offer;
-    this.pictures.disabled = !offer;
+    this.force(!offer);
     this.tellQuality();
+  }
+
+  /** Whether only pictures are left; what the user had ticked comes back. */
+  force(pictures: boolean): void {
+    if (pictures && !this.pictures.checked) this.forced = this.pictures.checked = true;
+    else if (!pictures && this.forced) this.forced = this.pictures.checked = false;
+    this.pictures.disabled = pictures;
   }
 
   /** What was chosen automatically: the slider is there, too. */

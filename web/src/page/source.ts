@@ -12,6 +12,8 @@ const CAMERA_HEIGHT = 480;
 export class Source {
   private stream: MediaStream | null = null;
   private objectUrl = "";
+  /** Counts what was opened and stopped: a permission that is given late belongs to a source that nobody wants any more. */
+  private turn = 0;
 
   constructor(readonly video: HTMLVideoElement) {}
 
@@ -29,10 +31,11 @@ export class Source {
       );
     }
     try {
-      this.stream = await navigator.mediaDevices.getUserMedia({
+      const stream = navigator.mediaDevices.getUserMedia({
         audio: false,
         video: { facingMode: facing, width: { ideal: CAMERA_WIDTH }, height: { ideal: CAMERA_HEIGHT }, frameRate: { ideal: 30 } },
       });
+      if (!(await this.take(stream))) return;
     } catch (error) {
       throw cameraError(error);
     }
@@ -43,7 +46,7 @@ export class Source {
   async openScreen(): Promise<void> {
     this.stop();
     try {
-      this.stream = await navigator.mediaDevices.getDisplayMedia({ audio: false, video: { frameRate: { ideal: 15 } } });
+      if (!(await this.take(navigator.mediaDevices.getDisplayMedia({ audio: false, video: { frameRate: { ideal: 15 } } })))) return;
     } catch (error) {
       throw new InputError(`The screen is not shared (${error instanceof DOMException ? error.name : String(error)}). Choose a source again.`);
     }
@@ -62,6 +65,7 @@ export class Source {
   }
 
   stop(): void {
+    this.turn++;
     this.video.pause();
     this.stream?.getTracks().forEach((track) => track.stop());
     this.stream = null;
@@ -69,6 +73,15 @@ export class Source {
     this.video.removeAttribute("src");
     if (this.objectUrl) URL.revokeObjectURL(this.objectUrl);
     this.objectUrl = "";
+  }
+
+  /** Takes what was asked for; false, and lets it go, if it comes when something else is wanted. */
+  private async take(asked: Promise<MediaStream>): Promise<boolean> {
+    const { turn } = this;
+    const stream = await asked;
+    if (turn === this.turn) this.stream = stream;
+    else stream.getTracks().forEach((track) => track.stop());
+    return turn === this.turn;
   }
 
   private async playStream(name: string): Promise<void> {

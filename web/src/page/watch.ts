@@ -1,5 +1,5 @@
 /** The phone page: a source, the encoder, a session, and what comes of them on the screen. */
-import { askWelcome, fetchBundle, Unauthorised } from "../bundle/fetch";
+import { askWelcome, fetchBundle, Refused, Unauthorised } from "../bundle/fetch";
 import { monotonic } from "../clock";
 import { Encoder } from "../encoder/encoder";
 import { FrankenError } from "../errors";
@@ -80,7 +80,10 @@ export class Watch {
       taught: (task) => this.want(task),
       removed: (task) => this.unwant(task),
     });
-    this.controls.onQuality = (quality) => this.feed?.setQuality(quality);
+    this.controls.onQuality = (quality) => {
+      this.feed?.setQuality(quality);
+      if (this.transport?.session.state === "open") this.tellLive();
+    };
     this.controls.onTasks = (tasks) => this.setTasks(tasks);
     this.video.addEventListener("loadedmetadata", () => this.fit());
     this.video.addEventListener("resize", () => this.fit());
@@ -137,6 +140,8 @@ export class Watch {
 
   private stop(): void {
     this.running = false;
+    this.showing = null;
+    this.openings++;
     this.source.stop();
     this.closeSession();
     this.labels.clear();
@@ -166,16 +171,25 @@ export class Watch {
       if (!signal.aborted && !this.running) this.tell("Ready. Choose a source.", "idle");
     } catch (error) {
       if (signal.aborted) return;
+      if (error instanceof Refused && error.reason === "codec") return void this.connect(); // It has another bundle now.
       this.closeSession();
-      if (error instanceof Unauthorised) this.askForToken(error.message);
-      else this.complain(words(error));
+      if (error instanceof Unauthorised) return this.askForToken(error.message);
+      this.starting.abort();
+      this.encoder?.close();
+      this.encoder = null;
+      this.tellShare("");
+      this.tell("The encoder could not be loaded. Load the page again.", "trouble");
+      this.complain(words(error));
     }
   }
 
+  /** One whose runtime is on its way: that of before, if no bundle was given to it yet. */
   private newEncoder(): Encoder {
+    if (this.encoder && !this.encoder.given) return this.encoder;
     this.encoder?.close();
     this.encoder = new Encoder();
     this.encoderKnown = false;
+    this.controls.force(false);
     this.offer = NOTHING_YET;
     this.encoder.onEncoded = (encoded) => this.feed?.encoded(encoded);
     this.encoder.onFailed = (frame, message) => {
@@ -193,7 +207,11 @@ export class Watch {
       if (!signal.aborted && !this.encoderKnown) this.tellShare(loading.text);
     };
     encoder.onProgress = progress("runtime");
-    const bundle = await fetchBundle(savedToken(), this.codecId, () => this.tellNoServer(), signal, progress("bundle"));
+    const onTrouble = (): void => {
+      if (this.transport?.session.state !== "open") this.tellNoServer();
+    };
+    const bundle = await fetchBundle(savedToken(), this.codecId, onTrouble, signal, progress("bundle"));
+    signal.throwIfAborted();
     const { gpu, why } = gpuWish(location.search, this.codecId);
     try {
       const loaded = await encoder.load(bundle, gpu);
@@ -299,7 +317,7 @@ export class Watch {
     if (!this.running) return { trouble: "Start the camera first, or a video, so that there is something to show." };
     const session = this.transport?.session;
     if (!session || session.state !== "open" || !session.welcome) return { trouble: "There is no connection to the server yet. Wait until it is live." };
-    if (!this.encoderKnown) return { trouble: "The encoder is still loading. It learns as soon as that is there." };
+    if (!this.encoderKnown) return { trouble: "The encoder is still loading. Hold again when it is there." };
     if (this.controls.quality.kind === "jpeg") return { trouble: "It learns from features, and pictures are being sent: untick “Send pictures” first." };
     return { id: session.welcome.session };
   }
@@ -324,7 +342,7 @@ export class Watch {
 
   private tellLive(): void {
     if (this.encoderKnown) this.tell(`Live from ${location.host}`, "live");
-    else if (this.mayTake) this.tell("Live with pictures of the sample clip while the encoder loads …", "live");
+    else if (this.mayTake) this.tell(`Live with pictures${this.showing === "sample" ? " of the sample clip" : ""} while the encoder loads …`, "live");
     else this.tell("Loading the encoder …", "busy");
   }
 
