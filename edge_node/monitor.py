@@ -32,6 +32,7 @@ long. Whoever asks for a figure has them all counted."""
 
 _SPAN_S_MIN = 0.25  # the first moments of a run would show absurd rates
 
+_NO_TIMES = (np.nan,) * len(STAGES)
 _COLUMNS = len(STAGES) + 1  # the last one is capture-to-result
 
 
@@ -319,24 +320,26 @@ class Monitor:
             yield
 
     def _count_waiting(self) -> None:
+        times: dict[int, list[float]] = {}  # row -> stages, capture-to-result: one assignment for all
         for ended, record in self._waiting:
             if record.answered:
-                self._count_answer(record, ended)
+                row = self._answered % FRAMES_KEPT
+                times[row] = [*map(record.stages_ms.get, STAGES, _NO_TIMES), record.capture_to_result_ms]
+                self._count_answer(record, ended, row)
             elif record.state == UNCHANGED:
                 self._unchanged += 1
                 self._saved_bytes += record.alone_bytes
             else:
                 self._dropped[record.state] = self._dropped.get(record.state, 0) + 1
         self._waiting.clear()
+        if times:
+            self._milliseconds[list(times)] = list(times.values())
 
-    def _count_answer(self, record: FrameRecord, ended: float) -> None:
-        row = self._answered % FRAMES_KEPT
+    def _count_answer(self, record: FrameRecord, ended: float, row: int) -> None:
         self._answered += 1
         self._payload_bytes += record.payload_bytes
         self._wire_bytes += record.wire_bytes
         self.clock_error_ms = record.clock_error_ms
-        self._milliseconds[row, :-1] = [record.stages_ms.get(stage, np.nan) for stage in STAGES]
-        self._milliseconds[row, -1] = record.capture_to_result_ms
         self._rows[record.frame] = row
         if len(self._rows) > 256:
             del self._rows[next(iter(self._rows))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, NamedTuple, Self
 
 import msgspec
 
@@ -80,22 +80,35 @@ def labels_by_task(results: tuple[TaskResult, ...]) -> tuple[dict[str, list[Labe
     return labels, errors
 
 
-def with_link(record: FrameRecord, session: EdgeSession, *, input_pixels: int) -> FrameRecord:
-    """`record` with what the session knows as the frame ends, for logs and traces. On the session's thread."""
-    offset_s = session.clock.offset_s
+class LinkState(NamedTuple):
+    """What the session knows as a frame ends, for logs and traces."""
+
+    credits: int
+    clock_offset_s: float | None
+    input_pixels: int
+    """Pixels of the encoder's input."""
+
+
+def link_state(session: EdgeSession, *, input_pixels: int) -> LinkState:
+    """On the session's thread."""
+    return LinkState(session.credit_available, session.clock.offset_s, input_pixels)
+
+
+def with_link(record: FrameRecord, link: LinkState) -> FrameRecord:
+    """`record` with all that is in `link`."""
     return msgspec.structs.replace(
         record,
-        bits_per_pixel=round(record.payload_bytes * 8 / input_pixels, 4),
-        credits=session.credit_available,
-        clock_offset_ms=None if offset_s is None else offset_s * 1e3,
+        bits_per_pixel=round(record.payload_bytes * 8 / link.input_pixels, 4),
+        credits=link.credits,
+        clock_offset_ms=None if link.clock_offset_s is None else link.clock_offset_s * 1e3,
     )
 
 
 class FrameLog:
     """Writes records to a file, one line of JSON each (JSON Lines). Use as a context manager.
 
-    Records are encoded LOG_RECORDS at a time: in between two frames' networks, with cold caches, one alone costs
-    several times as much.
+    Records are completed and encoded LOG_RECORDS at a time: in between two frames' networks, with cold caches, one
+    alone costs several times as much.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -106,10 +119,10 @@ class FrameLog:
                 f"frame log {str(path)!r} cannot be written: {error.strerror}: choose another path"
             ) from None
         self._encoder = msgspec.json.Encoder()
-        self._waiting: list[FrameRecord] = []
+        self._waiting: list[tuple[FrameRecord, LinkState | None]] = []
 
-    def write(self, record: FrameRecord) -> None:
-        self._waiting.append(record)
+    def write(self, record: FrameRecord, link: LinkState | None = None) -> None:
+        self._waiting.append((record, link))
         if len(self._waiting) >= LOG_RECORDS:
             self._write_waiting()
 
@@ -118,7 +131,11 @@ class FrameLog:
         self._file.close()
 
     def _write_waiting(self) -> None:
-        self._file.write(self._encoder.encode_lines(self._waiting))
+        self._file.write(
+            self._encoder.encode_lines(
+                [record if link is None else with_link(record, link) for record, link in self._waiting]
+            )
+        )
         self._waiting.clear()
 
     def __enter__(self) -> Self:

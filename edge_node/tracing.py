@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
-from edge_node.records import FrameRecord
+from edge_node.records import FrameRecord, LinkState, with_link
 from pipeline.clock import Clock, monotonic
 from pipeline.errors import ConfigError
 from pipeline.stages import CAPTURE_TO_RESULT, SERVER_STAGES
@@ -82,10 +82,12 @@ class FrameTracer:
         self._provider.force_flush(EXPORT_TIMEOUT_MS)
         self._provider.shutdown()
 
-    def write(self, record: FrameRecord) -> None:
+    def write(self, record: FrameRecord, link: LinkState | None = None) -> None:
         """A frame has ended."""
         if record.frame % self._every:
             return
+        if link is not None:
+            record = with_link(record, link)
         # From our monotonic clock to the wall's: spans carry Unix time.
         began = self._wall_clock_ns() - round((self._clock() - record.captured_at) * 1e9)
         ends = began + round(record.capture_to_result_ms * 1e6) if record.answered else self._wall_clock_ns()

@@ -31,7 +31,7 @@ from edge_node import (
 )
 from edge_node.live_table import LiveTable
 from edge_node.presenter import presenters
-from edge_node.records import with_link
+from edge_node.records import LinkState, link_state
 from edge_node.tracing import FrameTracer
 from frankenstream.config import AccessSettings, EncoderSettings, OutputSettings, StreamSettings
 from frankenstream.edge_record import connect_recorded, recorded
@@ -46,6 +46,9 @@ from recordings.replay import Pace
 
 _FPS_UNBOUND = 1000.0
 """Frame rate of a file that is read as fast as it goes: the link and the server are the limit."""
+
+Sink = Callable[[FrameRecord, LinkState], None]
+"""Takes every frame that has ended, and what the session knew then."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def run_edge(run: EdgeRun, *, console: Console) -> Summary:
     Raises FrankenError if it could not start, and, after the summary, if it ended before its time.
     """
     with contextlib.ExitStack() as stack:
-        sinks: list[Callable[[FrameRecord], None]] = []
+        sinks: list[Sink] = []
         if run.output.log is not None:
             sinks.append(stack.enter_context(FrameLog(run.output.log)).write)
         if run.output.trace:
@@ -182,7 +185,7 @@ def _build(
     run: EdgeRun,
     bundle: EdgeBundle,
     source: Source,
-    sinks: list[Callable[[FrameRecord], None]],
+    sinks: list[Sink],
     console: Console,
     stack: contextlib.ExitStack,
 ) -> EdgeNode:
@@ -270,16 +273,14 @@ def _payload(run: EdgeRun, bundle: EdgeBundle, point: int) -> tuple[PayloadEncod
     return payload, codec.coder
 
 
-def _to_all(
-    sinks: list[Callable[[FrameRecord], None]], session: EdgeSession, input_pixels: int
-) -> Callable[[FrameRecord], None]:
+def _to_all(sinks: list[Sink], session: EdgeSession, input_pixels: int) -> Callable[[FrameRecord], None]:
     """Each record to logs and traces, with what the session knows; nothing is spent where there are none."""
 
     def take(record: FrameRecord) -> None:
         if sinks:
-            whole = with_link(record, session, input_pixels=input_pixels)
+            link = link_state(session, input_pixels=input_pixels)
             for sink in sinks:
-                sink(whole)
+                sink(record, link)
 
     return take
 

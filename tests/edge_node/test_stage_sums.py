@@ -14,7 +14,7 @@ import pytest
 from analytics_server.server import Server
 from edge_node.node import EdgeNode, NodeSettings
 from edge_node.payload import LatentPayload
-from edge_node.records import FrameLog, FrameRecord, with_link
+from edge_node.records import FrameLog, FrameRecord, link_state
 from pipeline.bundle import Bundle
 from pipeline.clock import monotonic
 from pipeline.frame import Picture
@@ -70,7 +70,7 @@ def test_stages_sum_to_capture_to_result_within_two_percent(bundle: Bundle, tmp_
 
         def ended(record: FrameRecord) -> None:
             measured[record.frame] = (monotonic() - record.captured_at) * 1e3
-            log.write(with_link(record, session, input_pixels=payload.input_pixels))
+            log.write(record, link_state(session, input_pixels=payload.input_pixels))
 
         node = EdgeNode(
             Noise(), payload, session,
