@@ -89,28 +89,29 @@ def open_waiting(open_page: Open) -> Open:
     return open_
 
 
-def test_first_labels_do_not_wait_for_the_encoder(server: Server, open_waiting: Open) -> None:
+def test_first_labels_do_not_wait_for_the_encoder(make_server: Callable[..., Server], open_waiting: Open) -> None:
     """Pictures of the sample clip go up until it is there; it cannot be taught from them."""
-    page, let_go = open_waiting(server.http_url)
-    wait_for_text(page, "#labels", CLIP_SHOWS)
-    wait_for_text(page, "#status", "pictures of the sample clip while the encoder loads")
-    assert len([row for row in server.session_table() if "web page," in row["client"] and row["state"] == "open"]) == 1
-    assert not re.search(r"\d ms", page.inner_text("#encoder-text"))
-    page.click("#teach-hold")
-    wait_for_text(page, "#teach-say", "still loading")
-    let_go()
-    wait_for_encoder(page)
-    assert page.get_attribute("#status", "data-share") == "", "nothing is left to load"
-    wait_for_text(page, "#status", r"^Live from [\d.:]+$")
-    wait_for_text(page, "#rate-text", "Quality")
-    captured, answered, dropped, under_way = counts(page)
-    assert captured == answered + dropped + under_way
+    with make_server() as server:
+        page, let_go = open_waiting(server.http_url, expected=GONE)
+        wait_for_text(page, "#labels", CLIP_SHOWS)
+        wait_for_text(page, "#status", "pictures of the sample clip while the encoder loads")
+        assert sum("web page," in row["client"] for row in server.session_table()) == 1
+        assert not re.search(r"\d ms", page.inner_text("#encoder-text"))
+        page.click("#teach-hold")
+        wait_for_text(page, "#teach-say", "still loading")
+        let_go()
+        wait_for_encoder(page)
+        assert page.get_attribute("#status", "data-share") == "", "nothing is left to load"
+        wait_for_text(page, "#status", r"^Live from [\d.:]+$")
+        wait_for_text(page, "#rate-text", "Quality")
+        captured, answered, dropped, under_way = counts(page)
+        assert captured == answered + dropped + under_way
 
 
 def test_a_camera_waits_for_the_encoder(make_server: Callable[..., Server], open_waiting: Open) -> None:
     """What it shows never leaves the browser as pictures of its own accord, not even for a moment."""
     with make_server() as server:
-        page, let_go = open_waiting(f"{server.http_url}/?source=camera", permissions=["camera"])
+        page, let_go = open_waiting(f"{server.http_url}/?source=camera", permissions=["camera"], expected=GONE)
         wait_for_text(page, "#status", "Loading the encoder")
         page.wait_for_function("() => document.querySelector('video').currentTime > 1", timeout=PATIENCE_MS)
         page.wait_for_function("() => document.querySelector('#transport-text').textContent !== 'none yet'")
