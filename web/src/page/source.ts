@@ -8,8 +8,13 @@ const SAMPLE = "samples/tour.mp4";
 const CAMERA_WIDTH = 640;
 const CAMERA_HEIGHT = 480;
 
-/** Points `video` at a source. `stop()` lets the camera go. Throws InputError, in words for the user. */
+/**
+ * Points `video` at a source. `stop()` lets the camera go. Throws InputError, in words for the user; one that another
+ * choice has overtaken, at whatever point, ends without a word and touches nothing.
+ */
 export class Source {
+  /** What the video shows; null while that changes. */
+  showing: SourceKind | null = null;
   private stream: MediaStream | null = null;
   private objectUrl = "";
   /** Counts what was opened and stopped: a permission that is given late belongs to a source that nobody wants any more. */
@@ -30,42 +35,34 @@ export class Source {
           : "A camera needs HTTPS. Open this page with https:// (the server says how), or take the sample or a video.",
       );
     }
-    try {
-      const stream = navigator.mediaDevices.getUserMedia({
-        audio: false,
-        video: { facingMode: facing, width: { ideal: CAMERA_WIDTH }, height: { ideal: CAMERA_HEIGHT }, frameRate: { ideal: 30 } },
-      });
-      if (!(await this.take(stream))) return;
-    } catch (error) {
-      throw cameraError(error);
-    }
-    await this.playStream("The camera");
+    const asked = navigator.mediaDevices.getUserMedia({
+      audio: false,
+      video: { facingMode: facing, width: { ideal: CAMERA_WIDTH }, height: { ideal: CAMERA_HEIGHT }, frameRate: { ideal: 30 } },
+    });
+    await this.openStream("camera", "The camera", asked, cameraError);
   }
 
   /** The user chooses what is shown. */
   async openScreen(): Promise<void> {
     this.stop();
-    try {
-      if (!(await this.take(navigator.mediaDevices.getDisplayMedia({ audio: false, video: { frameRate: { ideal: 15 } } })))) return;
-    } catch (error) {
-      throw new InputError(`The screen is not shared (${error instanceof DOMException ? error.name : String(error)}). Choose a source again.`);
-    }
-    await this.playStream("The screen");
+    const asked = navigator.mediaDevices.getDisplayMedia({ audio: false, video: { frameRate: { ideal: 15 } } });
+    await this.openStream("screen", "The screen", asked, screenError);
   }
 
   async openSample(): Promise<void> {
-    await this.openUrl(SAMPLE, "The sample clip");
+    await this.openUrl("sample", SAMPLE, "The sample clip");
   }
 
   async openFile(file: File): Promise<void> {
     if (!file.type.startsWith("video/")) throw new InputError(`${file.name} is no video. Choose an MP4 or WebM file.`);
     const url = URL.createObjectURL(file);
-    await this.openUrl(url, file.name);
+    await this.openUrl("file", url, file.name);
     this.objectUrl = url;
   }
 
   stop(): void {
     this.turn++;
+    this.showing = null;
     this.video.pause();
     this.stream?.getTracks().forEach((track) => track.stop());
     this.stream = null;
@@ -75,33 +72,41 @@ export class Source {
     this.objectUrl = "";
   }
 
-  /** Takes what was asked for; false, and lets it go, if it comes when something else is wanted. */
-  private async take(asked: Promise<MediaStream>): Promise<boolean> {
+  private async openStream(
+    kind: SourceKind, name: string, asked: Promise<MediaStream>, inWords: (error: unknown) => InputError,
+  ): Promise<void> {
     const { turn } = this;
-    const stream = await asked;
-    if (turn === this.turn) this.stream = stream;
-    else stream.getTracks().forEach((track) => track.stop());
-    return turn === this.turn;
+    let stream: MediaStream;
+    try {
+      stream = await asked;
+    } catch (error) {
+      if (turn !== this.turn) return;
+      throw inWords(error);
+    }
+    if (turn !== this.turn) {
+      stream.getTracks().forEach((track) => track.stop());
+      return;
+    }
+    this.stream = stream;
+    stream.getVideoTracks()[0]?.addEventListener("ended", () => this.video.dispatchEvent(new Event("streamlost")));
+    this.video.srcObject = stream;
+    await this.play(kind, name);
   }
 
-  private async playStream(name: string): Promise<void> {
-    this.stream!.getVideoTracks()[0]?.addEventListener("ended", () => this.video.dispatchEvent(new Event("streamlost")));
-    this.video.srcObject = this.stream;
-    await this.play(name);
-  }
-
-  private async openUrl(url: string, name: string): Promise<void> {
+  private async openUrl(kind: SourceKind, url: string, name: string): Promise<void> {
     this.stop();
     this.video.loop = true;
     this.video.src = url;
-    await this.play(name);
+    await this.play(kind, name);
   }
 
-  private async play(name: string): Promise<void> {
+  private async play(kind: SourceKind, name: string): Promise<void> {
+    const { turn } = this;
     try {
       await this.video.play();
+      if (turn === this.turn) this.showing = kind;
     } catch (error) {
-      if (error instanceof DOMException && error.name === "AbortError") return; // Another source was chosen meanwhile.
+      if (turn !== this.turn) return;
       if (error instanceof DOMException && error.name === "NotAllowedError") throw new InputError(`${name} waits for a tap: choose it again.`);
       throw new InputError(
         this.video.src.startsWith("blob:")
@@ -110,6 +115,10 @@ export class Source {
       );
     }
   }
+}
+
+function screenError(error: unknown): InputError {
+  return new InputError(`The screen is not shared (${error instanceof DOMException ? error.name : String(error)}). Choose a source again.`);
 }
 
 function cameraError(error: unknown): InputError {

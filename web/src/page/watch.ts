@@ -38,20 +38,15 @@ export class Watch {
   private readonly controls = new Controls();
   private readonly rolling = new Rolling();
   private encoder: Encoder | null = null;
-  /** The encoder has been loaded, or given up. */
-  private encoderKnown = false;
   private transport: EdgeTransport | null = null;
   private feed: Feed | null = null;
-  private offer: Offer = NOTHING_OFFERED;
+  private offer: Offer = NOTHING_YET;
   private newest: Arrived | null = null;
   private codecId = "";
   private offered: TaskInfo[] = [];
   /** null: all that there are. */
   private wanted: string[] | null = null;
   private facing: Facing = "environment";
-  /** What the video shows; null while that changes. */
-  private showing: SourceKind | null = null;
-  private openings = 0;
   private running = false;
   private starting = new AbortController();
 
@@ -82,7 +77,7 @@ export class Watch {
     });
     this.controls.onQuality = (quality) => {
       this.feed?.setQuality(quality);
-      if (this.transport?.session.state === "open") this.tellLive();
+      this.tellLive();
     };
     this.controls.onTasks = (tasks) => this.setTasks(tasks);
     this.video.addEventListener("loadedmetadata", () => this.fit());
@@ -113,19 +108,16 @@ export class Watch {
     this.complain("");
     this.labels.clear();
     this.rolling.clear();
-    this.showing = null;
-    const opening = ++this.openings;
     try {
       if (kind === "camera") await this.source.openCamera(this.facing);
       else if (kind === "sample") await this.source.openSample();
       else if (kind === "screen") await this.source.openScreen();
       else await this.source.openFile(file!);
     } catch (error) {
-      if (opening === this.openings) this.complain(words(error));
+      this.complain(words(error));
       return;
     }
-    if (opening !== this.openings) return; // Another source was chosen meanwhile.
-    this.showing = kind;
+    if (this.source.showing !== kind) return; // Another one was chosen meanwhile.
     for (const id of SOURCE_BUTTONS) byId(id).setAttribute("aria-pressed", String(id === `use-${kind}`));
     byId("flip-camera").hidden = kind !== "camera";
     byId("stop").hidden = false;
@@ -135,13 +127,11 @@ export class Watch {
       this.nextFrame();
     }
     if (!this.transport && this.codecId && this.encoder) this.openSession();
-    else if (this.transport?.session.state === "open") this.tellLive();
+    this.tellLive();
   }
 
   private stop(): void {
     this.running = false;
-    this.showing = null;
-    this.openings++;
     this.source.stop();
     this.closeSession();
     this.labels.clear();
@@ -188,7 +178,6 @@ export class Watch {
     if (this.encoder && !this.encoder.given) return this.encoder;
     this.encoder?.close();
     this.encoder = new Encoder();
-    this.encoderKnown = false;
     this.controls.force(false);
     this.offer = NOTHING_YET;
     this.encoder.onEncoded = (encoded) => this.feed?.encoded(encoded);
@@ -208,7 +197,7 @@ export class Watch {
     };
     encoder.onProgress = progress("runtime");
     const onTrouble = (): void => {
-      if (this.transport?.session.state !== "open") this.tellNoServer();
+      if (!this.connected) this.tellNoServer();
     };
     const bundle = await fetchBundle(savedToken(), this.codecId, onTrouble, signal, progress("bundle"));
     signal.throwIfAborted();
@@ -230,13 +219,12 @@ export class Watch {
 
   /** What the encoder offers; null: it does not run here. */
   private know(offer: Offer | null, text: string): void {
-    this.encoderKnown = true;
     this.tellShare("");
     this.offer = offer ?? NOTHING_OFFERED;
     this.feed?.setOffer(this.offer);
     this.controls.setEncoder(offer);
     byId("encoder-text").textContent = text;
-    if (this.transport?.session.state === "open") this.tellLive();
+    this.tellLive();
   }
 
   private openSession(): void {
@@ -340,9 +328,11 @@ export class Watch {
     this.tell("This server wants a token.", "trouble");
   }
 
+  /** Once there is a connection: what goes over it. */
   private tellLive(): void {
+    if (!this.connected) return;
     if (this.encoderKnown) this.tell(`Live from ${location.host}`, "live");
-    else if (this.mayTake) this.tell(`Live with pictures${this.showing === "sample" ? " of the sample clip" : ""} while the encoder loads …`, "live");
+    else if (this.mayTake) this.tell(`Live with pictures${this.source.showing === "sample" ? " of the sample clip" : ""} while the encoder loads …`, "live");
     else this.tell("Loading the encoder …", "busy");
   }
 
@@ -360,12 +350,21 @@ export class Watch {
 
   private takeFrame(): void {
     this.nextFrame();
-    if (this.running && this.mayTake && this.video.readyState >= 2 && this.transport?.session.state === "open") this.feed?.take();
+    if (this.running && this.mayTake && this.video.readyState >= 2 && this.connected) this.feed?.take();
+  }
+
+  private get connected(): boolean {
+    return this.transport?.session.state === "open";
+  }
+
+  /** It has been loaded, or given up. */
+  private get encoderKnown(): boolean {
+    return !this.offer.coming;
   }
 
   /** Nobody's camera or screen leaves the device as pictures, unless that is asked for or the encoder does not run. */
   private get mayTake(): boolean {
-    return this.encoderKnown || this.showing === "sample" || this.controls.quality.kind === "jpeg";
+    return this.encoderKnown || this.source.showing === "sample" || this.controls.quality.kind === "jpeg";
   }
 
   private async grab(): Promise<VideoFrame | ImageBitmap> {
