@@ -57,25 +57,26 @@ Step = Callable[[], object]
 
 
 class Stopwatch:
-    """Processor time of calls on this thread, each timed in place; what timing itself costs is deducted.
+    """Processor time of calls on this thread, each timed in place. What timing itself costs is deducted: it is timed in
+    place too (`blank`), since with cold caches the clock takes microseconds.
 
     ``round_steps``: how many steps make a round. What is done for several frames at once (records counted and written
     thirty at a time) falls on one step of many, so a round is long enough to hold it.
     """
 
     def __init__(self, round_steps: int = 1) -> None:
-        empty = []
-        for _ in range(200):
-            began = time.thread_time()
-            empty.append(time.thread_time() - began)
-        self._own_s = statistics.median(empty)
         self._round_steps = round_steps
         self._steps_s: list[float] = [0.0]
+        self._calls = 0
+        self._blanks_s: list[float] = []
 
     def __call__(self, step: Step) -> None:
-        began = time.thread_time()
-        step()
-        self._steps_s[-1] += max(0.0, time.thread_time() - began - self._own_s)
+        self._steps_s[-1] += _timed(step)
+        self._calls += 1
+
+    def blank(self) -> None:
+        """Where nothing is to be timed: what a call costs that does nothing."""
+        self._blanks_s.append(_timed(lambda: None))
 
     def next_step(self) -> None:
         self._steps_s.append(0.0)
@@ -88,7 +89,14 @@ class Stopwatch:
         ended = self._steps_s[:-1]
         size = min(self._round_steps, len(ended))
         means = [statistics.fmean(ended[at : at + size]) for at in range(0, len(ended) - size + 1, size)]
-        return statistics.median(means[1:] or means) * 1e6
+        own_s = statistics.median(self._blanks_s) * self._calls / len(ended) if self._blanks_s else 0.0
+        return (statistics.median(means[1:] or means) - own_s) * 1e6
+
+
+def _timed(step: Step) -> float:
+    began = time.thread_time()
+    step()
+    return time.thread_time() - began
 
 
 class Unwatched:
@@ -185,6 +193,8 @@ class ServerSide:
         if watched:
             self.stopwatch(lambda: self.metrics.batch(self.engine.backbone, BATCH, 0.01, 0.001))
             self.stopwatch.next_step()
+        else:
+            self.stopwatch.blank()
 
     def decode(self, work: FrameWork, payload: bytes, *, watched: bool) -> None:
         decoded = self.codec.decode(payload)
@@ -221,7 +231,7 @@ def edge_side(bundle: Bundle, turns: int) -> dict[str, float]:
     point = bundle.operating_points[index]
     pixels = next(iter(open_source(str(sample_path()))))[0]
     session = EdgeSession(codec_id=bundle.codec_id)
-    monitor, stopwatch, timing = Monitor(), Stopwatch(ROUND_FRAMES), Stopwatch(ROUND_FRAMES)
+    monitor, stopwatch = Monitor(), Stopwatch(ROUND_FRAMES)
     number = 0
 
     def encode() -> None:
@@ -235,8 +245,7 @@ def edge_side(bundle: Bundle, turns: int) -> dict[str, float]:
 
         def unwatched() -> None:
             encode()
-            timing(lambda: None)  # with cold caches the clock itself costs microseconds
-            timing.next_step()
+            stopwatch.blank()
 
         def watched() -> None:
             nonlocal number
@@ -254,7 +263,7 @@ def edge_side(bundle: Bundle, turns: int) -> dict[str, float]:
                 sink(record, link)
 
         off, on = in_turns([unwatched, watched], turns)
-    frame_us, watch_us = off * 1e6, stopwatch.mean_us - timing.mean_us
+    frame_us, watch_us = off * 1e6, stopwatch.mean_us
     return {
         "frame_us": frame_us, "on_over_off": on / off, "watch_us": watch_us,
         "watch_percent": 100 * watch_us / frame_us, "core_percent_at_30_fps": watch_us * 30 / 1e4,

@@ -94,8 +94,10 @@ def link_state(session: EdgeSession, *, input_pixels: int) -> LinkState:
     return LinkState(session.credit_available, session.clock.offset_s, input_pixels)
 
 
-def with_link(record: FrameRecord, link: LinkState) -> FrameRecord:
-    """`record` with all that is in `link`."""
+def with_link(record: FrameRecord, link: LinkState | None) -> FrameRecord:
+    """`record` with all that is in `link`; as it is where that is not known."""
+    if link is None:
+        return record
     return msgspec.structs.replace(
         record,
         bits_per_pixel=round(record.payload_bytes * 8 / link.input_pixels, 4),
@@ -131,11 +133,7 @@ class FrameLog:
         self._file.close()
 
     def _write_waiting(self) -> None:
-        self._file.write(
-            self._encoder.encode_lines(
-                [record if link is None else with_link(record, link) for record, link in self._waiting]
-            )
-        )
+        self._file.write(self._encoder.encode_lines([with_link(record, link) for record, link in self._waiting]))
         self._waiting.clear()
 
     def __enter__(self) -> Self:

@@ -86,8 +86,7 @@ class FrameTracer:
         """A frame has ended."""
         if record.frame % self._every:
             return
-        if link is not None:
-            record = with_link(record, link)
+        record = with_link(record, link)
         # From our monotonic clock to the wall's: spans carry Unix time.
         began = self._wall_clock_ns() - round((self._clock() - record.captured_at) * 1e9)
         ends = began + round(record.capture_to_result_ms * 1e6) if record.answered else self._wall_clock_ns()
