@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.impairment import Relay
+from benchmarks.peer_process import PeerProcess
 from pipeline.bundle import Bundle
 from pipeline.codec.quantisation import quantise
 from pipeline.runtime.encoder import FrameEncoder
@@ -203,10 +204,8 @@ def measure(seconds: float, *, quick: bool, ways: Sequence[str] = tuple(WAYS), s
 def _stream(
     way: str, condition: Condition, frames: list[bytes], codec_id: str, seconds: float, lost_points: list[float]
 ) -> dict[str, Any]:
-    from benchmarks.transport import ServerProcess
-
     scheme, parts = WAYS[way]
-    process = ServerProcess(decoding_server, scheme)
+    process = PeerProcess(decoding_server, scheme)
     with process as server_url, Relay(server_url, condition.model) as url:
         before, server_before = _cpu_s(), process.ask()
         edge = Live(url, codec_id, frames, parts=parts)

@@ -14,7 +14,6 @@ A relay is a process of its own, so that it takes no time from either end.
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import re
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from benchmarks.peer_process import PeerProcess
 from pipeline.transports.http_address import OFFER_PATH, HttpAddress
 from pipeline.transports.link_model import Link, LinkModel
 
@@ -34,22 +34,11 @@ UDP_HEADER_BYTES = 28
 _CANDIDATE = re.compile(r"(a=candidate:\S+ \d+ udp \d+ )(\S+) (\d+)( typ host)")
 
 
-class Relay:
+class Relay(PeerProcess):
     """`with Relay(url, model) as relayed_url`."""
 
     def __init__(self, url: str, model: LinkModel) -> None:
-        context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
-        self._process = context.Process(target=relay_process, args=(there, url, model), daemon=True)
-        self._process.start()
-        self.url: str = here.recv()
-
-    def __enter__(self) -> str:
-        return self.url
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.join()
+        super().__init__(relay_process, url, model)
 
 
 def relay_process(ready: Connection, url: str, model: LinkModel) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import queue
@@ -20,7 +19,6 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ import zmq
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.peer_process import PeerProcess
 from pipeline.transports import ClientKeys, EdgeTransport, ServerKeys, SessionHandle, connect, listen
 from pipeline.transports.keys import generate
 from pipeline.wire import CreditPolicy, EdgeSession, PeerInfo, ServerOffer, ServerSession, SessionDirectory, StageMarks
@@ -93,30 +92,6 @@ def session_server(ready: Connection, keys: ServerKeys | None, engine: str, wind
 def answer_later(handle: SessionHandle, frame: int) -> None:
     """From the engine's thread, through the transport's inbox."""
     handle.call(lambda session, now: session.answer(frame, RESULTS, STAGES_US, now))
-
-
-class ServerProcess:
-    """A server in another process, for as long as the `with` block lasts."""
-
-    def __init__(self, target: Callable[..., None], *arguments: object) -> None:
-        context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
-        self._process = context.Process(target=target, args=(there, *arguments), daemon=True)
-        self._process.start()
-        self.url: str = here.recv()
-        self._pipe = here
-
-    def ask(self) -> Any:
-        """What the process answers to a word."""
-        self._pipe.send(None)
-        return self._pipe.recv()
-
-    def __enter__(self) -> str:
-        return self.url
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.join()
 
 
 # --- Round trips ---------------------------------------------------------------------------------------------
@@ -202,7 +177,7 @@ def edges_process(ready: Connection, url: str, edges: int, seconds: float) -> No
 
 def frames_per_s(url: str, edges: int, seconds: float) -> float:
     """Sustained rate of all edges together, each with four frames under way."""
-    with ServerProcess(edges_process, url, edges, seconds) as rate:
+    with PeerProcess(edges_process, url, edges, seconds) as rate:
         return float(rate)
 
 
@@ -225,8 +200,8 @@ def measure(count: int, seconds: float) -> dict[str, Any]:
     report: dict[str, Any] = {}
     # Raw and protocol take turns, so that what else this machine does disturbs both alike.
     with (
-        ServerProcess(raw_echo_server, None) as raw,
-        ServerProcess(session_server, None, "inline", 4) as inline,
+        PeerProcess(raw_echo_server, None) as raw,
+        PeerProcess(session_server, None, "inline", 4) as inline,
     ):
         raw_times, times = [], []
         for _ in range(4):
@@ -234,19 +209,19 @@ def measure(count: int, seconds: float) -> dict[str, Any]:
             times += session_round_trips(inline, count // 4)
         report["round_trip"], report["raw_zeromq"] = figures(times), figures(raw_times)
     with (
-        ServerProcess(raw_echo_server, (server_public, server_secret)) as raw,
-        ServerProcess(session_server, server_keys, "inline", 4) as inline,
+        PeerProcess(raw_echo_server, (server_public, server_secret)) as raw,
+        PeerProcess(session_server, server_keys, "inline", 4) as inline,
     ):
         report["raw_zeromq_curve"] = figures(raw_round_trips(raw, count, raw_curve))
         report["round_trip_curve"] = figures(session_round_trips(inline, count, client_keys))
-    with ServerProcess(session_server, None, "thread", 4) as threaded:
+    with PeerProcess(session_server, None, "thread", 4) as threaded:
         report["engine_thread_idle"] = figures(session_round_trips(threaded, count))
         load = Streamer(threaded, float("inf"), depth=2, client="busy")
         report["engine_thread_busy"] = figures(session_round_trips(threaded, count))
         load.close()
     report["frames_per_s"] = {}
     for edges in EDGES:
-        with ServerProcess(session_server, None, "inline", 4) as inline:
+        with PeerProcess(session_server, None, "inline", 4) as inline:
             report["frames_per_s"][str(edges)] = round(frames_per_s(inline, edges, seconds), 1)
     report["ratio_p50"] = round(report["round_trip"]["p50_ms"] / report["raw_zeromq"]["p50_ms"], 3)
     report["machine"] = {
