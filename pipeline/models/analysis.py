@@ -1,7 +1,7 @@
 """The encoders g_a that run on the edge: image in, latent out, nothing about any task.
 
 All take RGB as float32 ``image_BCHW`` in [0, 1] and give a signed ``latent_BCHW`` of the encoder's own shape: 48
-channels at 1/8 of the resolution, or 96 at 1/16. They use convolutions, ReLU and additions only, so they export to any
+channels at 1/8 of the resolution, or 256 at 1/32. They use convolutions, ReLU and additions only, so they export to any
 runtime and quantise to int8.
 
 Axes: B batch, C channels, H height, W width.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.codec import LatentShape
@@ -18,6 +19,8 @@ from pipeline.errors import ConfigError
 
 TRUNK_LAYERS = 7
 """Those of ``InvertedResidualAnalysis`` that begin as a backbone's."""
+BAND_CHANNELS = (80, 66, 66, 44)
+"""Channels of a latent that each band of ``BandTransform`` gives: smooth, left-right, top-bottom, diagonal."""
 
 
 class Analysis(nn.Module):
@@ -108,17 +111,47 @@ class ConvStemAnalysis(Analysis):
         return latent_BCHW
 
 
+class BandTransform(nn.Module):
+    """Four bands at half the resolution, each with a linear transform of its own; channels by falling importance.
+
+    A band is a depthwise 4x4 convolution of stride 2: at first the Haar transform, in the middle 2x2 places, so that
+    training can make the blocks overlap. Errors that alternate from place to place hardly reach a backbone's answer,
+    which pools over places; in bands of their own they can be rounded more coarsely.
+    """
+
+    order_C: Tensor
+
+    def __init__(self, in_channels: int, band_channels: tuple[int, ...] = BAND_CHANNELS) -> None:
+        super().__init__()
+        self.bands = nn.ModuleList(
+            nn.Conv2d(in_channels, in_channels, 4, stride=2, padding=1, groups=in_channels, bias=False)
+            for _ in band_channels
+        )
+        self.transforms = nn.ModuleList(nn.Conv2d(in_channels, channels, 1) for channels in band_channels)
+        self.register_buffer("order_C", torch.arange(sum(band_channels)))
+        signs = torch.tensor([[[1.0, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]])
+        with torch.no_grad():
+            for band, sign_22 in zip(self.bands, signs, strict=True):
+                band.weight.zero_()
+                band.weight[:, :, 1:3, 1:3] = sign_22 / 2
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        bands = zip(self.bands, self.transforms, strict=True)
+        return torch.cat([transform(band(x_BCHW)) for band, transform in bands], dim=1)[:, self.order_C]
+
+
 class InvertedResidualAnalysis(Analysis):
-    """The shallow layers of EfficientNet-Lite0, then a block and a 1x1 convolution that turn their feature into a
-    latent; 139,072 parameters, 0.147 GMAC at 224 x 224.
+    """The shallow layers of EfficientNet-Lite0, then a block and a transform in bands that turn their feature into a
+    latent; 143,552 parameters, 0.14 GMAC at 224 x 224.
 
     The layers are those of a trained classifier, BatchNorm folded in, so that training can begin with its weights
     (``pipeline.training.warm_start``): the encoder then need not learn to see, only to compress. They go on to 1/16 of
     the resolution, since what the next stride leaves behind is half of the bytes and hardly any of the answer
-    (docs/decisions/0015-cut-at-a-sixteenth.md).
+    (docs/decisions/0015-cut-at-a-sixteenth.md); the latent is coarser by one stride more
+    (docs/decisions/0016-transform-in-the-tails-metric.md).
     """
 
-    latent = LatentShape(channels=96, stride=16)
+    latent = LatentShape(channels=sum(BAND_CHANNELS), stride=32)
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,9 +164,8 @@ class InvertedResidualAnalysis(Analysis):
             _InvertedResidual(40, 40, kernel=5),
             _InvertedResidual(40, 80, kernel=3, stride=2),
         )
-        self.blocks = nn.Sequential(
-            _InvertedResidual(80, 80, kernel=3, expansion=3), nn.Conv2d(80, self.latent.channels, 1)
-        )
+        self.block = _InvertedResidual(80, 80, kernel=3, expansion=2)
+        self.transform = BandTransform(80)
 
     def shallow(self, image_BCHW: Tensor, layers: int = TRUNK_LAYERS) -> Tensor:
         """The feature behind the trunk's first layers, float32; [B, 80, H/16, W/16] behind all of them."""
@@ -142,7 +174,7 @@ class InvertedResidualAnalysis(Analysis):
 
     def deep(self, feature_BCHW: Tensor, layers: int = TRUNK_LAYERS) -> Tensor:
         """From the feature behind the trunk's first ``layers`` to the latent."""
-        latent_BCHW: Tensor = self.blocks(self.trunk[layers:](feature_BCHW))
+        latent_BCHW: Tensor = self.transform(self.block(self.trunk[layers:](feature_BCHW)))
         return latent_BCHW
 
     def forward(self, image_BCHW: Tensor) -> Tensor:

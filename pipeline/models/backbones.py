@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.codec import LatentShape
 from pipeline.errors import ConfigError, EngineError
 from pipeline.models.torchvision_guard import ensure_torchvision
 from pipeline.models.weights import load_backbone_weights, missing_weights_message, state_hash
 
 DEFAULT_STRIDE = 16
-"""The default encoder's. Who has a codec gives its own: `CodecConfig.latent.stride`."""
+"""The default encoder's. Who has a codec asks ``cut_stride``."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,11 @@ class CutBackbone(nn.Module):
     def weights_hash(self) -> str:
         """SHA-256 of the weights; a bundle refuses a backbone with another hash."""
         return state_hash(self.model.state_dict())
+
+
+def cut_stride(latent: LatentShape) -> int:
+    """Where backbones are cut for a latent: at its own resolution, or at 1/16 where it is coarser."""
+    return min(latent.stride, max(stride for family in FAMILIES.values() for stride in family.ends))
 
 
 def load_backbone(

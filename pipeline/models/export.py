@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.codec import LatentShape
 from pipeline.errors import BundleError, EngineError
-from pipeline.models.backbones import CutBackbone, load_backbone
+from pipeline.models.backbones import CutBackbone, cut_stride, load_backbone
 from pipeline.models.synthesis import build_synthesis
 
 OPSET = 17
@@ -121,7 +121,7 @@ def export_server_graphs(
 ) -> None:
     """Write what ``pipeline.runtime.onnx_engine`` loads, each with a free batch size, for images of ``side`` pixels.
 
-        synthesis.onnx   ``latent`` [B, C, h, w] (dequantised)           -> ``feature`` [B, F, h, w]
+        synthesis.onnx   ``latent`` [B, C, h, w] (dequantised)           -> ``feature`` [B, F, H, W]
         tail.onnx        ``feature``                                     -> ``pooled`` [B, D]
         head_part.onnx   ``image`` [B, 3, side, side] RGB in [0, 1]      -> ``feature``: the unmodified backbone's
         classifier.npz   ``weight`` (K, D), ``bias`` (K,) float32
@@ -129,7 +129,7 @@ def export_server_graphs(
     Raises BundleError (decoder does not fit), EngineError (no weights, or ONNX Runtime disagrees with torch).
     """
     synthesis = load_synthesis(Path(synthesis_file), backbone_tag, latent)
-    backbone = load_backbone(backbone_tag, stride=latent.stride)
+    backbone = load_backbone(backbone_tag, stride=cut_stride(latent))
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     grid = side // latent.stride

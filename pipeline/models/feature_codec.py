@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pipeline.codec import LatentShape
 from pipeline.errors import ConfigError
 from pipeline.models.analysis import build_analysis, latent_shape
+from pipeline.models.backbones import cut_stride
 from pipeline.models.entropy_bottleneck import EntropyBottleneck
 from pipeline.models.synthesis import build_synthesis
 
@@ -42,8 +43,13 @@ class CodecConfig:
 
     @property
     def latent(self) -> LatentShape:
-        """What the encoder gives; also where the backbones are cut. Raises ConfigError for an unknown encoder."""
+        """What the encoder gives. Raises ConfigError for an unknown encoder."""
         return latent_shape(self.analysis)
+
+    @property
+    def cut_stride(self) -> int:
+        """At which fraction of the resolution the backbones are cut."""
+        return cut_stride(self.latent)
 
 
 class Decoders(nn.ModuleDict):

@@ -46,7 +46,7 @@ class TorchEngine:
         # pipeline.models is above this package; the torch zone is one room, entered by name.
         export: Any = importlib.import_module("pipeline.models.export")
         backbones: Any = importlib.import_module("pipeline.models.backbones")
-        cut: Any = backbones.load_backbone(backbone, stride=latent.stride)
+        cut: Any = backbones.load_backbone(backbone, stride=backbones.cut_stride(latent))
         if weights_sha256 and cut.weights_hash() != weights_sha256:
             raise EngineError(
                 f"weights of {backbone} are {cut.weights_hash()[:12]}…, the bundle was trained against "

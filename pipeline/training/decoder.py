@@ -56,7 +56,7 @@ def train_decoder(
     recipe = recipe_from_dict(content["recipe"]) if content else decoder_recipe(_config(opened, backbone))
     files = {} if weights_file is None else {backbone: weights_file}
     state = codec_state_from_bundle(opened)
-    loaded = load_backbones([backbone], files, stride=recipe.codec.latent.stride)
+    loaded = load_backbones([backbone], files, stride=recipe.codec.cut_stride)
     if recipe.codec.backbones != (backbone,):
         raise ConfigError(f"the run in {settings.out} is for {', '.join(recipe.codec.backbones)}: name another --out")
     with ground(settings) as made:

@@ -37,11 +37,11 @@ from pipeline.training.parallel import Workers
 from pipeline.training.pool import CropPool, PooledBatch, answer_for, image_of, shuffled, trunk_feature_of
 from pipeline.training.recipes import TERM_WEIGHTS, Phase, Recipe, phase_at
 from pipeline.training.teacher import Answer, ask
-from pipeline.training.warm_start import warm_start
+from pipeline.training.warm_start import begin_transform, copy_trunk, fit_priors, restore_linearly, sensitivity
 
 FRAME_PIXELS = 224 * 224
 _LAMBDA_RANGE = (0.05, 400.0)
-_STATISTICS_BATCHES = 12
+_STATISTICS_BATCHES = 24
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Trainer:
         self.data_sha256 = data_sha256
         self.out = out
         self.autocast = autocast_on(self.device, autocast)
-        assert all(one.stride == recipe.codec.latent.stride for one in backbones.values())
+        assert all(one.stride == recipe.codec.cut_stride for one in backbones.values())
         self.frozen = {tag: training_form(backbones[tag]).to(self.device) for tag in recipe.codec.backbones}
         self._encoder_source = backbones.get(recipe.encoder_from)
         self.codec = FeatureCodec(recipe.codec).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -108,16 +108,20 @@ class Trainer:
         """Instead of ``restore``: begin with ``codec_state`` (from a bundle or checkpoint), or afresh; measures the
         backbones. Decoders that the state has not start afresh, those of other backbones are passed over.
         """
+        crops = self._measured_crops()
         for tag in self.frozen:
-            self._measure_targets(tag)
-        if codec_state is None and isinstance(self.codec.analysis, InvertedResidualAnalysis):
-            warm_start(self.codec.analysis, self._encoder_source)
+            self._measure_targets(tag, crops)
+        own = {tag: f"synthesis.{decoder_name(tag)}." for tag in self.frozen}
+        fresh = list(own)
         if codec_state is not None:
-            own = tuple(f"synthesis.{decoder_name(tag)}." for tag in self.frozen)
-            foreign = {key for key in codec_state if key.startswith("synthesis.") and not key.startswith(own)}
+            decoders = tuple(own.values())
+            foreign = {key for key in codec_state if key.startswith("synthesis.") and not key.startswith(decoders)}
             state = {key: value for key, value in codec_state.items() if key not in foreign}
-            new = tuple(prefix for prefix in own if not any(key.startswith(prefix) for key in state))
-            load_state(self.codec, state, may_lack=new)
+            fresh = [tag for tag, prefix in own.items() if not any(key.startswith(prefix) for key in state)]
+            load_state(self.codec, state, may_lack=tuple(own[tag] for tag in fresh))
+        elif isinstance(self.codec.analysis, InvertedResidualAnalysis):
+            self._begin_encoder(self.codec.analysis, crops)
+        self._begin_decoders(fresh, crops)
         self.workers.share_([*self.codec.state_dict().values(), *self.pooled_std.values()])
         self.average.load_state_dict(self.codec.state_dict())
 
@@ -377,14 +381,38 @@ class Trainer:
         current = [t for t in self.codec.state_dict().values() if t.is_floating_point()]
         torch._foreach_lerp_(averages, current, 1 - decay)
 
+    def _begin_encoder(self, analysis: InvertedResidualAnalysis, crops: list[Tensor]) -> None:
+        """A start in closed form for encoder and priors (warm_start.py)."""
+        copy_trunk(analysis, self._encoder_source)
+        asked = [
+            sensitivity(frozen, crops, pooled_std=self.pooled_std[tag], seed=self.recipe.seed)
+            for tag, frozen in self.frozen.items()
+        ]
+        begin_transform(analysis, crops, asked)
+        with torch.no_grad():
+            latent_BCHW = torch.cat([analysis(crop).float() for crop in crops])
+        fit_priors(self.codec, latent_BCHW, seed=self.recipe.seed)
+
     @torch.no_grad()
-    def _measure_targets(self, tag: str) -> None:
+    def _begin_decoders(self, tags: list[str], crops: list[Tensor]) -> None:
+        """Least-squares maps, where the decoder's kind can begin so."""
+        for tag in tags:
+            latent_BCHW = torch.cat([self.codec.analysis(crop).float() for crop in crops])
+            feature_BDHW = torch.cat([self.frozen[tag].head_part(crop).float() for crop in crops])
+            restore_linearly(self.codec.synthesis[tag], latent_BCHW, feature_BDHW)  # type: ignore[arg-type]
+
+    def _measured_crops(self) -> list[Tensor]:
+        """The crops that statistics are taken of before training: always the same, in none of the pools."""
+        last = self.recipe.phases[-1]
+        numbers = range(2**31, 2**31 + _STATISTICS_BATCHES)
+        return [self.sampler.batch(number, size=last.crop, count=last.batch).to(self.device) for number in numbers]
+
+    @torch.no_grad()
+    def _measure_targets(self, tag: str, crops: list[Tensor]) -> None:
         """Per-channel mean and std of the cut feature, and std of the pooled features, over a few hundred crops."""
         frozen = self.frozen[tag]
-        size, count = self.recipe.phases[-1].crop, self.recipe.phases[-1].batch
         features, pooled = [], []
-        for number in range(_STATISTICS_BATCHES):
-            image_BCHW = self.sampler.batch(2**31 + number, size=size, count=count).to(self.device)
+        for image_BCHW in crops:
             feature_BCHW = frozen.head_part(image_BCHW)
             features.append(feature_BCHW.float())
             pooled.append(frozen.tail(feature_BCHW).float())

@@ -60,7 +60,7 @@ def main(flags: Sequence[str] | None = None) -> None:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     codec = load_codec(arguments.checkpoint)
-    backbones = {tag: load_backbone(tag, stride=codec.config.latent.stride) for tag in codec.config.backbones}
+    backbones = {tag: load_backbone(tag, stride=codec.config.cut_stride) for tag in codec.config.backbones}
 
     print("exporting", flush=True)
     export_parts(codec, out, calibration=_counting_inputs(arguments, limit=_CALIBRATION_PHOTOS))

@@ -199,7 +199,7 @@ def train_codec(
     recipe = _with_targets(recipe, target_bytes)
     state, origin = _start(from_bundle, from_checkpoint) if content is None else (None, "resumed")
     fresh = content is None and state is None
-    loaded = load_backbones(_needed_backbones(recipe, fresh=fresh), weights or {}, stride=recipe.codec.latent.stride)
+    loaded = load_backbones(_needed_backbones(recipe, fresh=fresh), weights or {}, stride=recipe.codec.cut_stride)
     with ground(settings) as made:
         trainer = new_trainer(at_sizes_of(recipe, loaded), loaded, settings, made)
         if content is None:

@@ -1,20 +1,43 @@
-"""An encoder that begins with the shallow layers of a trained classifier instead of random weights."""
+"""What training begins with instead of random weights: a codec in closed form.
+
+An encoder begins with the shallow layers of a trained classifier. Behind them it sends the transform of their feature
+that costs the fewest bits for the harm that rounding does *to the backbones' answers*: the Karhunen-Loeve transform in
+the metric of their tails. Decoders begin as least-squares maps back. docs/decisions/0016 has the derivation and what
+each part is worth.
+
+Rounding adds an error e to the feature x, and to second order KL = 1/2 e^T M e, where M = E[g g^T] is the Fisher
+information of the answer about the feature: g = d log p(k) / dx for a class k drawn from the backbone's own answer p.
+The transform with equal steps, W = U^T M^(1/2) with U the eigenvectors of M^(1/2) C M^(1/2) and C the feature's
+covariance, spreads rounding errors evenly in that metric and leaves the symbols uncorrelated. Both matrices are taken
+for each band of ``BandTransform`` by itself.
+
+Axes: B batch, C channels of the latent, D channels of a feature, H height, W width, N samples, Q bands.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from pipeline.models.analysis import InvertedResidualAnalysis
 from pipeline.models.backbones import CutBackbone
+from pipeline.models.feature_codec import FeatureCodec
+from pipeline.models.synthesis import NormalisedSynthesis
 from pipeline.training.fast_forms import training_form
 
 _CENTRED = 0.5
+_METRIC_FLOOR = 0.03
+"""Share of the mean metric that every direction gets: tails look blind in some only because so few photos were asked."""
+_PRIOR_STEPS = 300
 
 
 @torch.no_grad()
-def warm_start(analysis: InvertedResidualAnalysis, backbone: CutBackbone | None) -> None:
+def copy_trunk(analysis: InvertedResidualAnalysis, backbone: CutBackbone | None) -> None:
     """Copy the convolutions of the head part of ``backbone``, BatchNorm folded in, into ``analysis.trunk``, in order.
 
     Raises ConfigError if there is no backbone, if its layers do not fit the trunk's one by one, or if it wants its
@@ -41,6 +64,128 @@ def warm_start(analysis: InvertedResidualAnalysis, backbone: CutBackbone | None)
         assert source.bias is not None
         conv.weight.copy_(kernel)
         conv.bias.copy_(source.bias)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """A backbone's feature at the cut over some photos, float32 [B, D, H, W], and what moves its answer there: as many
+    gradients [N, D, H, W].
+    """
+
+    feature_BDHW: Tensor
+    gradient_NDHW: Tensor
+
+
+def sensitivity(frozen: CutBackbone, images: Sequence[Tensor], *, pooled_std: Tensor, seed: int = 0) -> Sensitivity:
+    """Ask a frozen backbone about ``images``, batches of RGB float32 in [0, 1]: one gradient for its own classes and
+    one for its pooled features, which other heads read, in units of their deviation; each kind scaled to unit power.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    features, classes, pools = [], [], []
+    for image_BCHW in images:
+        with torch.no_grad():
+            feature_BDHW = frozen.head_part(image_BCHW).float()
+        feature_BDHW = feature_BDHW.detach().requires_grad_(True)
+        pooled_BD = frozen.tail(feature_BDHW).float()
+        log_p_BK = frozen.classifier(pooled_BD).log_softmax(dim=1)
+        drawn_B1 = torch.multinomial(log_p_BK.detach().exp().cpu(), 1, generator=generator).to(log_p_BK.device)
+        direction_BD = torch.randn(pooled_BD.shape, generator=generator).to(pooled_BD.device) / pooled_std
+        classes += torch.autograd.grad(log_p_BK.gather(1, drawn_B1).sum(), feature_BDHW, retain_graph=True)
+        pools += torch.autograd.grad((pooled_BD * direction_BD).sum(), feature_BDHW)
+        features.append(feature_BDHW.detach())
+    kinds = [torch.cat(kind) for kind in (classes, pools)]
+    return Sensitivity(torch.cat(features), torch.cat([kind / kind.square().mean().sqrt() for kind in kinds]))
+
+
+@torch.no_grad()
+def begin_transform(
+    analysis: InvertedResidualAnalysis, images: Sequence[Tensor], backbones: Sequence[Sensitivity]
+) -> None:
+    """Set the layers behind the trunk to the transform in closed form. ``backbones``: what those to be served say about
+    ``images``; each counts through the least-squares map from the trunk's feature to its own, which for the backbone
+    that the trunk comes from is the identity.
+    """
+    shallow_BDHW = torch.cat([analysis.shallow(image_BCHW).float() for image_BCHW in images])
+    std_1D11, mean_1D11 = torch.std_mean(shallow_BDHW, dim=(0, 2, 3), keepdim=True)
+    std_1D11 = std_1D11.clamp_min(1e-3)
+    feature_BDHW = (shallow_BDHW - mean_1D11) / std_1D11
+    gradients = []
+    for one in backbones:
+        map_DE = least_squares(places(feature_BDHW), places(one.feature_BDHW))[:-1]
+        gradients.append(torch.einsum("de,nehw->ndhw", map_DE, one.gradient_NDHW))
+    bands = analysis.transform.bands
+    covariance_QDD = torch.stack([_covariance(band(feature_BDHW)) for band in bands])
+    metric_QDD = torch.zeros_like(covariance_QDD)
+    for gradient_NDHW in gradients:
+        one_QDD = torch.stack([_covariance(band(gradient_NDHW)) for band in bands])
+        metric_QDD += one_QDD / one_QDD.diagonal(dim1=1, dim2=2).mean() / len(gradients)
+
+    importance = []
+    floor_DD = _METRIC_FLOOR * torch.eye(covariance_QDD.shape[1])
+    for number, (band, transform) in enumerate(zip(bands, analysis.transform.transforms, strict=True)):
+        values_D, vectors_DD = torch.linalg.eigh((metric_QDD[number] + floor_DD).double())
+        root_DD = vectors_DD * values_D.sqrt() @ vectors_DD.T
+        power_D, basis_DD = torch.linalg.eigh(root_DD @ covariance_QDD[number].double() @ root_DD)
+        kept = transform.out_channels
+        map_CD = ((root_DD @ basis_DD).T.flip(0)[:kept]).float() / std_1D11.flatten()
+        transform.weight.copy_(map_CD[:, :, None, None])
+        transform.bias.copy_(-map_CD @ band(mean_1D11.expand(-1, -1, 4, 4))[0, :, 1, 1])
+        importance.append(power_D.flip(0)[:kept])
+    analysis.transform.order_C.copy_(torch.cat(importance).argsort(descending=True))
+    nn.init.zeros_(analysis.block.layers[-1].weight)
+    nn.init.zeros_(analysis.block.layers[-1].bias)
+
+
+@torch.no_grad()
+def restore_linearly(synthesis: NormalisedSynthesis, latent_BCHW: Tensor, feature_BDHW: Tensor) -> None:
+    """Let a decoder begin with the least-squares map from latents to ``feature_BDHW``, in the units of its target
+    statistics; decoders of kinds that cannot begin so stay as they are.
+    """
+    target_BDHW = (feature_BDHW - synthesis.target_mean) / synthesis.target_std
+    factor = target_BDHW.shape[-1] // latent_BCHW.shape[-1]
+    weight_CD = least_squares(places(latent_BCHW), places(nn.functional.pixel_unshuffle(target_BDHW, factor)))
+    synthesis.begin_linear(weight_CD[:-1].T, weight_CD[-1])
+
+
+def fit_priors(codec: FeatureCodec, latent_BCHW: Tensor, *, seed: int = 0) -> None:
+    """Fit the density of each channel at each operating point to the latents of some photos, so that the rate means
+    something from the first step on.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parameters = list(codec.bottlenecks.parameters())
+    optimiser = torch.optim.Adam(parameters, lr=1e-2)
+    for step in range(_PRIOR_STEPS):
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-2 * (1 + math.cos(math.pi * step / _PRIOR_STEPS))
+        drawn = torch.randint(len(latent_BCHW), (16,), generator=generator)
+        some_BCHW = latent_BCHW[drawn.to(latent_BCHW.device)]
+        noise_BCHW = (torch.rand(some_BCHW.shape, generator=generator) - 0.5).to(some_BCHW.device)
+        bits = [
+            codec.bottleneck(point).bits_interpolated(some_BCHW * codec.gain_1C11(point).detach() + noise_BCHW).mean()
+            for point in range(len(codec.bottlenecks))
+        ]
+        optimiser.zero_grad()
+        torch.stack(bits).sum().backward()
+        optimiser.step()
+    codec.update_quantiles()
+
+
+def places(x_BCHW: Tensor) -> Tensor:
+    """Every place of every frame as a sample: [N, C]."""
+    return x_BCHW.float().permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def least_squares(from_NC: Tensor, to_ND: Tensor) -> Tensor:
+    """The affine map with the smallest squared error, float32 [C + 1, D]; its last row is the constant."""
+    from_NK = torch.cat([from_NC, from_NC.new_ones(len(from_NC), 1)], dim=1).double()
+    gram_KK = from_NK.T @ from_NK
+    gram_KK += 1e-6 * gram_KK.diagonal().mean() * torch.eye(len(gram_KK), device=gram_KK.device)
+    return torch.linalg.solve(gram_KK, from_NK.T @ to_ND.double()).float()
+
+
+def _covariance(x_BCHW: Tensor) -> Tensor:
+    x_NC = places(x_BCHW)
+    return x_NC.T @ x_NC / len(x_NC)
 
 
 def _convolutions(*modules: nn.Module) -> list[nn.Conv2d]:

@@ -19,14 +19,18 @@ from torch import nn
 
 from pipeline.codec import LatentShape
 from pipeline.errors import ConfigError
-from pipeline.models.backbones import CutBackbone
+from pipeline.models.backbones import CutBackbone, cut_stride
 from pipeline.models.macs import HeadPartCost, head_part_cost, shape_only_backbone, synthesis_macs
 from pipeline.models.synthesis.convnext import ConvNeXtSynthesis
 from pipeline.models.synthesis.inverted_residual import InvertedResidualSynthesis
-from pipeline.models.synthesis.normalised import NormalisedSynthesis
+from pipeline.models.synthesis.normalised import FinerGrid, NormalisedSynthesis
 from pipeline.models.synthesis.resnet import ResNetSynthesis
 from pipeline.models.synthesis.swin import HEAD_CHANNELS, SwinSynthesis
 
+GRID_CHANNELS = 96
+"""Planes that a decoder makes of a latent coarser than its target; no fewer than the target's channels, where those of
+EfficientNet-Lite begin as linear maps.
+"""
 MakeSynthesis = Callable[..., NormalisedSynthesis]
 
 
@@ -82,7 +86,7 @@ BLUEPRINTS = {
 
 
 def build_synthesis(tag: str, latent: LatentShape) -> NormalisedSynthesis:
-    """The decoder for the backbone ``tag``, cut where its resolution is the latent's; freshly initialised.
+    """The decoder for the backbone ``tag``, cut at ``cut_stride(latent)``; freshly initialised.
 
     Raises ConfigError for a tag that timm does not know, and for a backbone without a blueprint.
     """
@@ -92,18 +96,26 @@ def build_synthesis(tag: str, latent: LatentShape) -> NormalisedSynthesis:
 @lru_cache(maxsize=64)
 def _maker(tag: str, latent: LatentShape) -> Callable[[], NormalisedSynthesis]:
     try:
-        backbone = shape_only_backbone(tag, stride=latent.stride)
+        backbone = shape_only_backbone(tag, stride=cut_stride(latent))
     except ConfigError as error:
         raise ConfigError(f"no decoder blueprint for {tag!r} (an example: tf_efficientnet_lite0): {error}") from error
     blueprint, cost = BLUEPRINTS[type(backbone.model).__name__], head_part_cost(backbone)
-    grid = cost.side // latent.stride
+    grid = cost.side // cut_stride(latent)
     if (cost.height, cost.width) != (grid, grid):
         raise ConfigError(
             f"backbone {tag} is cut at {cost.height}x{cost.width}, expected {grid}x{grid}: no decoder fits"
         )
     make, width_max = blueprint.design(backbone, cost.channels)
-    make = partial(make, latent_channels=latent.channels)
+    make = partial(_with_entrance, make, latent)
     return partial(make, width=_affordable_width(tag, make, width_max, blueprint, cost, latent))
+
+
+def _with_entrance(make: MakeSynthesis, latent: LatentShape, *, width: int) -> NormalisedSynthesis:
+    factor = latent.stride // cut_stride(latent)
+    synthesis = make(latent_channels=latent.channels if factor == 1 else GRID_CHANNELS, width=width)
+    if factor > 1:
+        synthesis.entrance = FinerGrid(latent.channels, GRID_CHANNELS, factor=factor)
+    return synthesis
 
 
 def _affordable_width(

@@ -49,6 +49,6 @@ class ConvNeXtSynthesis(NormalisedSynthesis):
         self.project = nn.Identity() if width == out_channels else nn.Conv2d(width, out_channels, 1)
         self.blocks = nn.Sequential(*(ConvNeXtBlock(out_channels) for _ in range(blocks)))
 
-    def normalised(self, latent_BCHW: Tensor) -> Tensor:
-        feature_BCHW: Tensor = self.blocks(self.project(self.restore(latent_BCHW)))
+    def restored(self, planes_BCHW: Tensor) -> Tensor:
+        feature_BCHW: Tensor = self.blocks(self.project(self.restore(planes_BCHW)))
         return feature_BCHW

@@ -11,10 +11,11 @@ the head part that g_s replaces spends its time on maps of 112 x 112.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.models.analysis import ResidualBlock
-from pipeline.models.synthesis.normalised import NormalisedSynthesis
+from pipeline.models.synthesis.normalised import FinerGrid, NormalisedSynthesis
 
 
 class InvertedResidualBlock(nn.Module):
@@ -52,6 +53,28 @@ class InvertedResidualSynthesis(NormalisedSynthesis):
         self.blocks = nn.Sequential(*(InvertedResidualBlock(width, expansion=expansion) for _ in range(blocks)))
         self.project = nn.Conv2d(width, out_channels, 1)
 
-    def normalised(self, latent_BCHW: Tensor) -> Tensor:
-        feature_BCHW: Tensor = self.project(self.blocks(self.restore(latent_BCHW)))
+    @torch.no_grad()
+    def begin_linear(self, weight_DC: Tensor, bias_D: Tensor) -> None:
+        """The map is in the entrance; its planes pass through the skips to the projection, and the layers between add
+        nothing at first.
+        """
+        features = self.project.out_channels
+        if not isinstance(self.entrance, FinerGrid) or features > self.entrance.channels:
+            return
+        spread = self.entrance.spread
+        spread.weight[: len(weight_DC)] = weight_DC[:, :, None, None]
+        assert spread.bias is not None
+        spread.bias[: len(bias_D)] = bias_D
+        nn.init.dirac_(self.restore.skip.weight)
+        nn.init.zeros_(self.restore.skip.bias)
+        nn.init.zeros_(self.restore.conv2.weight)
+        nn.init.zeros_(self.restore.conv2.bias)
+        for block in self.blocks:
+            nn.init.zeros_(block.layers[-1].weight)
+        self.project.weight[:, : self.entrance.channels] = 0
+        self.project.weight[:, :features, 0, 0] = torch.eye(features)
+        nn.init.zeros_(self.project.bias)
+
+    def restored(self, planes_BCHW: Tensor) -> Tensor:
+        feature_BCHW: Tensor = self.project(self.blocks(self.restore(planes_BCHW)))
         return feature_BCHW

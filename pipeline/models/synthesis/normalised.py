@@ -1,4 +1,4 @@
-"""What all decoders share: they work in units of the target's own statistics.
+"""What all decoders share: an entrance to the target's grid, and the units of the target's own statistics.
 
 The output of the layers is *normalised* per channel (zero mean, unit variance over training photos) and mapped back by
 two buffers, so that the layers see targets of one scale whatever the backbone.
@@ -10,10 +10,27 @@ import torch
 from torch import Tensor, nn
 
 
-class NormalisedSynthesis(nn.Module):
-    """``latent_BCHW`` -> ``feature_BCHW`` of the same height and width, as ``CutBackbone.tail`` takes it.
+class FinerGrid(nn.Module):
+    """Each place of a latent becomes ``factor`` x ``factor`` places of ``out_channels`` planes: one 1x1 convolution,
+    whose outputs are shared out. It can invert any transform of blocks of that size.
+    """
 
-    Subclasses give ``normalised``; ``set_target_statistics`` fills the two buffers.
+    def __init__(self, in_channels: int, out_channels: int, *, factor: int) -> None:
+        super().__init__()
+        self.channels = out_channels
+        self.spread = nn.Conv2d(in_channels, out_channels * factor**2, 1)
+        self.shuffle = nn.PixelShuffle(factor)
+
+    def forward(self, latent_BCHW: Tensor) -> Tensor:
+        planes_BCHW: Tensor = self.shuffle(self.spread(latent_BCHW))
+        return planes_BCHW
+
+
+class NormalisedSynthesis(nn.Module):
+    """``latent_BCHW`` -> ``feature_BCHW`` as ``CutBackbone.tail`` takes it.
+
+    ``entrance`` brings the latent to the feature's height and width. Subclasses give ``restored``;
+    ``set_target_statistics`` fills the two buffers.
     """
 
     target_mean: Tensor
@@ -21,6 +38,7 @@ class NormalisedSynthesis(nn.Module):
 
     def __init__(self, out_channels: int) -> None:
         super().__init__()
+        self.entrance: nn.Module = nn.Identity()
         self.register_buffer("target_mean", torch.full((1, out_channels, 1, 1), 0.0))
         self.register_buffer("target_std", torch.full((1, out_channels, 1, 1), 1.0))
 
@@ -29,9 +47,18 @@ class NormalisedSynthesis(nn.Module):
         self.target_mean.copy_(mean_C.view(1, -1, 1, 1))
         self.target_std.copy_(std_C.view(1, -1, 1, 1))
 
+    def restored(self, planes_BCHW: Tensor) -> Tensor:
+        """What came in by the entrance -> the feature in units of the target statistics, height and width kept."""
+        raise NotImplementedError
+
+    def begin_linear(self, weight_DC: Tensor, bias_D: Tensor) -> None:
+        """Before training: be this map from latent to normalised feature, D = features x factor x factor places as
+        ``torch.nn.PixelShuffle`` counts them. Decoders that have no linear path stay as they are.
+        """
+
     def normalised(self, latent_BCHW: Tensor) -> Tensor:
         """The feature in units of the target statistics; the training loss compares this."""
-        raise NotImplementedError
+        return self.restored(self.entrance(latent_BCHW))
 
     def forward(self, latent_BCHW: Tensor) -> Tensor:
         return self.normalised(latent_BCHW) * self.target_std + self.target_mean

@@ -75,8 +75,8 @@ class ResNetSynthesis(NormalisedSynthesis):
             )
         )
 
-    def normalised(self, latent_BCHW: Tensor) -> Tensor:
-        feature_BCHW: Tensor = self.blocks(self.restore(latent_BCHW))
+    def restored(self, planes_BCHW: Tensor) -> Tensor:
+        feature_BCHW: Tensor = self.blocks(self.restore(planes_BCHW))
         if not self.rectified:
             return feature_BCHW
         zero_1C11 = -self.target_mean / self.target_std  # where the feature itself is zero

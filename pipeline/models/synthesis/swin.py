@@ -129,8 +129,8 @@ class SwinSynthesis(NormalisedSynthesis):
             SwinStage(latent_channels, width, window=window), SwinStage(width, out_channels, window=window)
         )
 
-    def normalised(self, latent_BCHW: Tensor) -> Tensor:
-        feature_BCHW: Tensor = self.stages(latent_BCHW)
+    def restored(self, planes_BCHW: Tensor) -> Tensor:
+        feature_BCHW: Tensor = self.stages(planes_BCHW)
         return feature_BCHW
 
 

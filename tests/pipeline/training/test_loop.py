@@ -68,7 +68,7 @@ def test_resume_equals_uninterrupted(analysis: str, sampler: CropSampler, tmp_pa
     """
     recipe = tiny_recipe(codec=CodecConfig(analysis=analysis, backbones=(LITE0,)))
     recipe = replace(recipe, phases=(replace(recipe.phases[0], frozen_layers=4), recipe.phases[1]))
-    backbone = load_backbone(LITE0, stride=recipe.codec.latent.stride, pretrained=False)
+    backbone = load_backbone(LITE0, stride=recipe.codec.cut_stride, pretrained=False)
     whole = trainer(recipe, backbone, sampler, tmp_path / "whole")
     whole.start()
     run(whole, until=6, total=6)

@@ -63,7 +63,7 @@ def test_estimated_bits_are_the_files(bundle: Bundle, codec: FeatureCodec, image
 @pytest.mark.skipif(find_package_file(LITE0) is None, reason="needs the weights of lite0")
 def test_more_layers_never_decode_worse(codec: FeatureCodec, image_N3HW: torch.Tensor) -> None:
     """On average over frames, each further layer brings the feature nearer to the unmodified backbone's."""
-    backbone, synthesis = load_backbone(LITE0, stride=codec.config.latent.stride), codec.synthesis[LITE0]
+    backbone, synthesis = load_backbone(LITE0, stride=codec.config.cut_stride), codec.synthesis[LITE0]
     with torch.inference_mode():
         target = (backbone.head_part(image_N3HW) - synthesis.target_mean) / synthesis.target_std
         symbols = codec.quantise(codec.analysis(image_N3HW), 1)
