@@ -53,6 +53,21 @@ class EntropyBottleneck(nn.Module):
         quantiles = torch.tensor([-init_scale, 0.0, init_scale]).repeat(channels, 1, 1)
         self.register_buffer("quantiles", quantiles)
 
+    @torch.no_grad()
+    def begin(self, mean_C: Tensor, std_C: Tensor) -> None:
+        """Before training: be logistic densities of these means and deviations, in symbols.
+
+        A fresh network is affine in y (its factors are 0), so its logit is that of a logistic distribution already; the
+        first matrices and last biases give it its place and width.
+        """
+        first_matrix, last_bias = (getattr(self, name) for name in ("_matrix0", f"_bias{LAYERS - 1}"))
+        zero_C11, mean_C11 = torch.zeros_like(mean_C).view(-1, 1, 1), mean_C.view(-1, 1, 1)
+        slope_C11 = self.cumulative_logits(zero_C11 + 1) - self.cumulative_logits(zero_C11)
+        wanted_C11 = math.pi / math.sqrt(3) / std_C.view(-1, 1, 1)
+        first_matrix.copy_(torch.expm1(F.softplus(first_matrix) * wanted_C11 / slope_C11).log())
+        last_bias -= self.cumulative_logits(mean_C11)
+        self.update_quantiles()
+
     @property
     def medians_C(self) -> Tensor:
         """float32 [C]; quantisation rounds the distance to these."""
@@ -72,7 +87,8 @@ class EntropyBottleneck(nn.Module):
         """P(round = y) = F(y + 1/2) - F(y - 1/2), at least LIKELIHOOD_MIN."""
         lower, upper = self.cumulative_logits(y_C1N - 0.5), self.cumulative_logits(y_C1N + 0.5)
         # Subtract in the tail where the sigmoid has its precision: left tail as it is, right tail mirrored.
-        sign = -torch.sign(lower + upper).detach()
+        # (CompressAI's sign is 0 where the two are exactly symmetric, and the likelihood with it.)
+        sign = torch.where(lower + upper > 0, -1.0, 1.0)
         likelihood = torch.abs(torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower))
         return _LowerBound.apply(likelihood, LIKELIHOOD_MIN)
 

@@ -37,9 +37,15 @@ from pipeline.training.parallel import Workers
 from pipeline.training.pool import CropPool, PooledBatch, answer_for, image_of, shuffled, trunk_feature_of
 from pipeline.training.recipes import TERM_WEIGHTS, Phase, Recipe, phase_at
 from pipeline.training.teacher import Answer, ask
-from pipeline.training.warm_start import begin_transform, copy_trunk, fit_priors, restore_linearly, sensitivity
+from pipeline.training.warm_start import (
+    FRAME_PIXELS,
+    begin_points,
+    begin_transform,
+    copy_trunk,
+    restore_linearly,
+    sensitivity,
+)
 
-FRAME_PIXELS = 224 * 224
 _LAMBDA_RANGE = (0.05, 400.0)
 _STATISTICS_BATCHES = 24
 
@@ -391,7 +397,7 @@ class Trainer:
         begin_transform(analysis, crops, asked)
         with torch.no_grad():
             latent_BCHW = torch.cat([analysis(crop).float() for crop in crops])
-        fit_priors(self.codec, latent_BCHW, seed=self.recipe.seed)
+        begin_points(self.codec, latent_BCHW, self.recipe.target_bytes)
 
     @torch.no_grad()
     def _begin_decoders(self, tags: list[str], crops: list[Tensor]) -> None:

@@ -30,7 +30,7 @@ from pipeline.training.development import DevelopmentLog
 from pipeline.training.log import Counters
 from pipeline.training.loop import Trainer
 from pipeline.training.parallel import Workers, join_workers, leave_workers
-from pipeline.training.recipes import Recipe, objective_recipe, with_crops
+from pipeline.training.recipes import Recipe, base_recipe, objective_recipe, with_crops
 from pipeline.training.teacher import fixed_side
 
 LAST = "last.pt"
@@ -281,8 +281,8 @@ def _analysis_of(from_bundle: Path | None, from_checkpoint: Path | None) -> str:
 
 
 def _new_recipe(objective: str, backbones: tuple[str, ...], analysis: str) -> Recipe:
-    recipe = objective_recipe(objective)
     latent_shape(analysis)  # refuses a name that it does not know
+    recipe = objective_recipe(objective, base_recipe(analysis))
     changes: dict[str, Any] = {"analysis": analysis}
     if backbones and backbones != recipe.codec.backbones:
         changes["backbones"] = backbones

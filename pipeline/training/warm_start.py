@@ -32,8 +32,7 @@ from pipeline.training.fast_forms import training_form
 
 _CENTRED = 0.5
 _METRIC_FLOOR = 0.03
-"""Share of the mean metric that every direction gets: tails look blind in some only because so few photos were asked."""
-_PRIOR_STEPS = 300
+"""Share of the mean metric that every direction gets: tails look blind in some because so few photos were asked."""
 
 
 @torch.no_grad()
@@ -66,6 +65,14 @@ def copy_trunk(analysis: InvertedResidualAnalysis, backbone: CutBackbone | None)
         conv.bias.copy_(source.bias)
 
 
+FRAME_PIXELS = 224 * 224
+_GAIN_RANGE = (0.01, 100.0)
+_BISECTIONS = 14
+_PRICED_CROPS = 96
+_STD_MIN = 0.1
+"""Of a density, in symbols: below, nothing but the fill is ever sent."""
+
+
 @dataclass(frozen=True)
 class Sensitivity:
     """A backbone's feature at the cut over some photos, float32 [B, D, H, W], and what moves its answer there: as many
@@ -81,7 +88,9 @@ def sensitivity(frozen: CutBackbone, images: Sequence[Tensor], *, pooled_std: Te
     one for its pooled features, which other heads read, in units of their deviation; each kind scaled to unit power.
     """
     generator = torch.Generator().manual_seed(seed)
-    features, classes, pools = [], [], []
+    features: list[Tensor] = []
+    classes: list[Tensor] = []
+    pools: list[Tensor] = []
     for image_BCHW in images:
         with torch.no_grad():
             feature_BDHW = frozen.head_part(image_BCHW).float()
@@ -113,27 +122,27 @@ def begin_transform(
     for one in backbones:
         map_DE = least_squares(places(feature_BDHW), places(one.feature_BDHW))[:-1]
         gradients.append(torch.einsum("de,nehw->ndhw", map_DE, one.gradient_NDHW))
-    bands = analysis.transform.bands
-    covariance_QDD = torch.stack([_covariance(band(feature_BDHW)) for band in bands])
+    pairs = analysis.transform.pairs()
+    covariance_QDD = torch.stack([_covariance(band(feature_BDHW)) for band, _ in pairs])
     metric_QDD = torch.zeros_like(covariance_QDD)
     for gradient_NDHW in gradients:
-        one_QDD = torch.stack([_covariance(band(gradient_NDHW)) for band in bands])
+        one_QDD = torch.stack([_covariance(band(gradient_NDHW)) for band, _ in pairs])
         metric_QDD += one_QDD / one_QDD.diagonal(dim1=1, dim2=2).mean() / len(gradients)
 
     importance = []
     floor_DD = _METRIC_FLOOR * torch.eye(covariance_QDD.shape[1])
-    for number, (band, transform) in enumerate(zip(bands, analysis.transform.transforms, strict=True)):
+    for number, (band, transform) in enumerate(pairs):
         values_D, vectors_DD = torch.linalg.eigh((metric_QDD[number] + floor_DD).double())
         root_DD = vectors_DD * values_D.sqrt() @ vectors_DD.T
         power_D, basis_DD = torch.linalg.eigh(root_DD @ covariance_QDD[number].double() @ root_DD)
         kept = transform.out_channels
         map_CD = ((root_DD @ basis_DD).T.flip(0)[:kept]).float() / std_1D11.flatten()
         transform.weight.copy_(map_CD[:, :, None, None])
+        assert transform.bias is not None
         transform.bias.copy_(-map_CD @ band(mean_1D11.expand(-1, -1, 4, 4))[0, :, 1, 1])
         importance.append(power_D.flip(0)[:kept])
     analysis.transform.order_C.copy_(torch.cat(importance).argsort(descending=True))
-    nn.init.zeros_(analysis.block.layers[-1].weight)
-    nn.init.zeros_(analysis.block.layers[-1].bias)
+    analysis.block.silence()
 
 
 @torch.no_grad()
@@ -147,27 +156,31 @@ def restore_linearly(synthesis: NormalisedSynthesis, latent_BCHW: Tensor, featur
     synthesis.begin_linear(weight_CD[:-1].T, weight_CD[-1])
 
 
-def fit_priors(codec: FeatureCodec, latent_BCHW: Tensor, *, seed: int = 0) -> None:
-    """Fit the density of each channel at each operating point to the latents of some photos, so that the rate means
+@torch.no_grad()
+def begin_points(codec: FeatureCodec, latent_BCHW: Tensor, bytes_P: Sequence[float]) -> None:
+    """Give each operating point one gain for all channels, so that frames of 224 x 224 take ``bytes_P`` by its prior
+    (by bisection), and each channel a density of the right place and width.
+    """
+    some_BCHW = latent_BCHW[:: -(-len(latent_BCHW) // _PRICED_CROPS)]
+    pixels = some_BCHW[:, 0].numel() * codec.config.latent.stride**2
+    for point, wanted in enumerate(bytes_P):
+        low, high = map(math.log, _GAIN_RANGE)
+        for _ in range(_BISECTIONS):
+            codec.log_gain_PC[point] = (low + high) / 2
+            begin_prior(codec, some_BCHW, point)
+            bits = float(codec.symbol_bits(codec.quantise(some_BCHW, point), point).sum())
+            too_many = bits / 8 * FRAME_PIXELS / pixels > wanted
+            low, high = (low, (low + high) / 2) if too_many else ((low + high) / 2, high)
+        begin_prior(codec, latent_BCHW, point)
+
+
+@torch.no_grad()
+def begin_prior(codec: FeatureCodec, latent_BCHW: Tensor, point: int) -> None:
+    """Give each channel at an operating point a density of its latents' place and width, so that the rate means
     something from the first step on.
     """
-    generator = torch.Generator().manual_seed(seed)
-    parameters = list(codec.bottlenecks.parameters())
-    optimiser = torch.optim.Adam(parameters, lr=1e-2)
-    for step in range(_PRIOR_STEPS):
-        for group in optimiser.param_groups:
-            group["lr"] = 1e-2 * (1 + math.cos(math.pi * step / _PRIOR_STEPS))
-        drawn = torch.randint(len(latent_BCHW), (16,), generator=generator)
-        some_BCHW = latent_BCHW[drawn.to(latent_BCHW.device)]
-        noise_BCHW = (torch.rand(some_BCHW.shape, generator=generator) - 0.5).to(some_BCHW.device)
-        bits = [
-            codec.bottleneck(point).bits_interpolated(some_BCHW * codec.gain_1C11(point).detach() + noise_BCHW).mean()
-            for point in range(len(codec.bottlenecks))
-        ]
-        optimiser.zero_grad()
-        torch.stack(bits).sum().backward()
-        optimiser.step()
-    codec.update_quantiles()
+    std_C, mean_C = torch.std_mean(latent_BCHW * codec.gain_1C11(point), dim=(0, 2, 3))
+    codec.bottleneck(point).begin(mean_C, std_C.clamp_min(_STD_MIN))
 
 
 def places(x_BCHW: Tensor) -> Tensor:

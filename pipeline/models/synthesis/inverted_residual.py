@@ -58,22 +58,20 @@ class InvertedResidualSynthesis(NormalisedSynthesis):
         """The map is in the entrance; its planes pass through the skips to the projection, and the layers between add
         nothing at first.
         """
-        features = self.project.out_channels
-        if not isinstance(self.entrance, FinerGrid) or features > self.entrance.channels:
+        features, skip, spread = self.project.out_channels, self.restore.skip, self.entrance
+        if not isinstance(spread, FinerGrid) or not isinstance(skip, nn.Conv2d) or features > spread.channels:
             return
-        spread = self.entrance.spread
-        spread.weight[: len(weight_DC)] = weight_DC[:, :, None, None]
-        assert spread.bias is not None
-        spread.bias[: len(bias_D)] = bias_D
-        nn.init.dirac_(self.restore.skip.weight)
-        nn.init.zeros_(self.restore.skip.bias)
-        nn.init.zeros_(self.restore.conv2.weight)
-        nn.init.zeros_(self.restore.conv2.bias)
+        spread.begin(weight_DC, bias_D)
+        nn.init.dirac_(skip.weight)
+        silent = [skip.bias, *self.restore.conv2.parameters(), self.project.bias]
         for block in self.blocks:
-            nn.init.zeros_(block.layers[-1].weight)
-        self.project.weight[:, : self.entrance.channels] = 0
+            assert isinstance(block, InvertedResidualBlock)
+            silent += block.layers[-1].parameters()
+        for parameter in silent:
+            assert parameter is not None
+            nn.init.zeros_(parameter)
+        self.project.weight[:, : spread.channels] = 0
         self.project.weight[:, :features, 0, 0] = torch.eye(features)
-        nn.init.zeros_(self.project.bias)
 
     def restored(self, planes_BCHW: Tensor) -> Tensor:
         feature_BCHW: Tensor = self.project(self.blocks(self.restore(planes_BCHW)))

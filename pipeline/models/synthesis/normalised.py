@@ -21,6 +21,13 @@ class FinerGrid(nn.Module):
         self.spread = nn.Conv2d(in_channels, out_channels * factor**2, 1)
         self.shuffle = nn.PixelShuffle(factor)
 
+    @torch.no_grad()
+    def begin(self, weight_DC: Tensor, bias_D: Tensor) -> None:
+        """Set the first outputs of the convolution."""
+        assert self.spread.bias is not None
+        self.spread.weight[: len(weight_DC)] = weight_DC[:, :, None, None]
+        self.spread.bias[: len(bias_D)] = bias_D
+
     def forward(self, latent_BCHW: Tensor) -> Tensor:
         planes_BCHW: Tensor = self.shuffle(self.spread(latent_BCHW))
         return planes_BCHW

@@ -97,7 +97,7 @@ def test_frozen_stays_frozen(backbone: CutBackbone, sampler: CropSampler, tmp_pa
     run(made, until=4, total=4)
     after = made.codec.state_dict()
     for name in (
-        "analysis.blocks.1.weight",
+        "analysis.transform.transforms.0.weight",
         "log_gain_PC",
         "bottlenecks.1._matrix0",
         f"synthesis.{LITE0}.project.weight",
@@ -119,7 +119,7 @@ def test_trunk_is_held_where_the_phase_says(
     before = {name: parameter.clone() for name, parameter in made.codec.analysis.named_parameters()}
     run(made, until=4, total=4)
     moved = {name for name, after in made.codec.analysis.named_parameters() if not torch.equal(before[name], after)}
-    assert any(name.startswith("blocks.") for name in moved)
+    assert any(name.startswith("transform.") for name in moved)
     assert {int(name.split(".")[1]) for name in moved if name.startswith("trunk.")} == set(range(frozen, TRUNK_LAYERS))
 
 

@@ -78,6 +78,7 @@ def test_gradients_reach_what_they_should(
     figures = made.step(recipe.phases[0], 0.5)
     assert {key.removesuffix(f"_{LITE0}") for key in figures if key.endswith(LITE0)} == TERMS[name]
     assert set(figures) <= set(figure_names(recipe))
+    made.step(recipe.phases[0], 0.5)  # what begins silent hides what is before it from the first step's gradient
     silent = [key for key, p in made.codec.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []
     assert all(p.grad is None and not p.requires_grad for p in made.frozen[LITE0].parameters())

@@ -33,8 +33,8 @@ NOWHERE = RunSettings(("photos.tar",), Path("store"), Path("out"))
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSettings:
     """A run of two steps on crops of 32, whatever the objective."""
 
-    def tiny(name: str = "default") -> Recipe:
-        recipe = recipes.with_crops(recipes.objective_recipe(name), 32)
+    def tiny(name: str = "default", base: Recipe | None = None) -> Recipe:
+        recipe = recipes.with_crops(recipes.objective_recipe(name, base), 32)
         return replace(recipe, phases=tuple(replace(phase, batch=4) for phase in recipe.phases), warmup_steps=1)
 
     monkeypatch.setattr(run, "objective_recipe", tiny)
@@ -93,8 +93,8 @@ def test_a_run_starts_from_a_bundle_with_another_backbone(settings: RunSettings,
     save_file(load_backbone(tag, pretrained=False).model.state_dict(), tmp_path / "w.safetensors")
     options = {"backbones": (tag,), "weights": {tag: tmp_path / "w.safetensors"}}
     first = train_codec(settings, from_bundle=default_bundle_path(), **options)
-    learnt = load_checkpoint(first.path)["codec"]["analysis.blocks.1.weight"]
-    expected = codec_state_from_bundle(Bundle.open())["analysis.blocks.1.weight"]
+    learnt = load_checkpoint(first.path)["codec"]["analysis.transform.transforms.0.weight"]
+    expected = codec_state_from_bundle(Bundle.open())["analysis.transform.transforms.0.weight"]
     torch.testing.assert_close(learnt, expected, rtol=0, atol=0.02)
     second = train_codec(replace(settings, out=tmp_path / "second"), from_checkpoint=first.path, **options)
     assert load_checkpoint(second.path)["counters"]["step"] == 2
