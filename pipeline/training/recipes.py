@@ -105,13 +105,13 @@ class Recipe:
     """All that determines a run, apart from its photos and its budget.
 
     Each batch is shared out among the operating points by ``point_shares``; each step trains one backbone, drawn with
-    ``backbone_shares``. ``target_bytes`` (a frame at 224 x 224, by the learned prior; whole photos take 3 to 20 %
-    less than crops) determine the gains of an encoder in closed form, and steer each point's lambda where the encoder
-    learns: its logarithm moves by ``rate_control`` times the relative excess every step. The loss is distortion + bits
-    per pixel / lambda; the encoder pays for the rate of point number ``paying_point`` alone, the others have their
-    gains and priors to save with (a low point's 1 / lambda is so large that it would shape the encoder for all).
-    ``decoders_only`` keeps encoder, gains and priors bit for bit. A fresh encoder with a trunk begins with the shallow
-    layers of the backbone ``encoder_from``, and behind them in closed form (warm_start.py).
+    ``backbone_shares``. ``target_bytes`` (a frame at 224 x 224, by the learned prior; whole photos take as much as
+    crops of 192, small ones up to 20 % more) determine the gains of an encoder in closed form, and steer each point's
+    lambda where the encoder learns: its logarithm moves by ``rate_control`` times the relative excess every step. The
+    loss is distortion + bits per pixel / lambda; the encoder pays for the rate of point number ``paying_point`` alone,
+    the others have their gains and priors to save with (a low point's 1 / lambda is so large that it would shape the
+    encoder for all). ``decoders_only`` keeps encoder, gains and priors bit for bit. A fresh encoder with a trunk begins
+    with the shallow layers of the backbone ``encoder_from``, and behind them in closed form (warm_start.py).
     """
 
     codec: CodecConfig = field(default_factory=CodecConfig)
@@ -119,7 +119,7 @@ class Recipe:
     seed: int = 1
     backbone_shares: tuple[float, ...] = (0.6, 0.4)
     point_shares: tuple[float, ...] = (0.25, 0.4, 0.35)
-    target_bytes: tuple[float, ...] = (1800.0, 2600.0, 4050.0)
+    target_bytes: tuple[float, ...] = (1480.0, 2500.0, 3950.0)
     initial_lambda: tuple[float, ...] = (1.0, 3.0, 6.0)
     paying_point: int = 1
     rate_control: float = 0.005
@@ -154,11 +154,13 @@ CLOSED_FORM_PHASES = (
 any finished decoder; at 1e-4 it falls from the first evaluation on."""
 
 
-def base_recipe(analysis: str) -> Recipe:
-    """The plan for an encoder: ``inverted_residual`` is given in closed form and stays, the others learn."""
-    if analysis != "inverted_residual":
-        return Recipe()
-    return replace(Recipe(), phases=CLOSED_FORM_PHASES, decoders_only=True, backbone_shares=(0.2, 0.8))
+def closed_form_recipe(base: Recipe) -> Recipe:
+    """The plan where encoder and decoders begin in closed form: the encoder stays. Backbones other than the first,
+    whose features are no linear function of the encoder's, get most of the steps.
+    """
+    others = len(base.codec.backbones) - 1
+    shares = (0.2, *(0.8 / others,) * others) if others else (1.0,)
+    return replace(base, phases=CLOSED_FORM_PHASES, decoders_only=True, backbone_shares=shares)
 
 
 OBJECTIVES: dict[str, dict[str, float]] = {

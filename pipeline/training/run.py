@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -21,16 +20,16 @@ from torch import Tensor
 
 from pipeline.bundle import Bundle
 from pipeline.errors import ConfigError
-from pipeline.models.analysis import latent_shape
 from pipeline.models.backbones import CutBackbone, load_backbone
 from pipeline.models.feature_codec import CodecConfig
+from pipeline.models.synthesis import begins_linear
 from pipeline.training.checkpoints import codec_state_from_bundle, load_checkpoint, recipe_from_dict
 from pipeline.training.data import CropSampler, PhotoSource, PhotoStore, build_photo_store
 from pipeline.training.development import DevelopmentLog
 from pipeline.training.log import Counters
 from pipeline.training.loop import Trainer
 from pipeline.training.parallel import Workers, join_workers, leave_workers
-from pipeline.training.recipes import Recipe, base_recipe, objective_recipe, with_crops
+from pipeline.training.recipes import Recipe, closed_form_recipe, decoder_recipe, objective_recipe, with_crops
 from pipeline.training.teacher import fixed_side
 
 LAST = "last.pt"
@@ -281,13 +280,19 @@ def _analysis_of(from_bundle: Path | None, from_checkpoint: Path | None) -> str:
 
 
 def _new_recipe(objective: str, backbones: tuple[str, ...], analysis: str) -> Recipe:
-    latent_shape(analysis)  # refuses a name that it does not know
-    recipe = objective_recipe(objective, base_recipe(analysis))
-    changes: dict[str, Any] = {"analysis": analysis}
-    if backbones and backbones != recipe.codec.backbones:
-        changes["backbones"] = backbones
-        recipe = replace(recipe, backbone_shares=(1 / len(backbones),) * len(backbones))
-    return replace(recipe, codec=replace(recipe.codec, **changes))
+    codec = replace(CodecConfig(), analysis=analysis)
+    latent = codec.latent  # refuses a name that it does not know
+    base = replace(Recipe(), codec=codec)
+    if backbones and backbones != codec.backbones:
+        base = replace(
+            base,
+            codec=replace(codec, backbones=backbones),
+            backbone_shares=(1 / len(backbones),) * len(backbones),
+        )
+    if analysis == "inverted_residual":
+        linear = all(begins_linear(tag, latent) for tag in base.codec.backbones)
+        base = closed_form_recipe(base) if linear else decoder_recipe(base.codec, base)
+    return objective_recipe(objective, base)
 
 
 def _with_targets(recipe: Recipe, target_bytes: tuple[float, ...]) -> Recipe:

@@ -93,6 +93,14 @@ def build_synthesis(tag: str, latent: LatentShape) -> NormalisedSynthesis:
     return _maker(tag, latent)()
 
 
+def begins_linear(tag: str, latent: LatentShape) -> bool:
+    """Whether the decoder for ``tag`` can begin as a linear map (``NormalisedSynthesis.begin_linear``). Raises
+    ConfigError as ``build_synthesis`` does.
+    """
+    with torch.device("meta"):
+        return isinstance(_maker(tag, latent)(), InvertedResidualSynthesis)
+
+
 @lru_cache(maxsize=64)
 def _maker(tag: str, latent: LatentShape) -> Callable[[], NormalisedSynthesis]:
     try:
@@ -144,5 +152,6 @@ __all__ = [
     "NormalisedSynthesis",
     "ResNetSynthesis",
     "SwinSynthesis",
+    "begins_linear",
     "build_synthesis",
 ]
