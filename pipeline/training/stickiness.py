@@ -32,7 +32,7 @@ REFRESH_THRESHOLDS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.9, 1.2)
 """Root mean square over a place's channels, in symbols. 0, with a sticky threshold of 0, is always a candidate."""
 STICKY_THRESHOLD = 0.65
 OTHER_STICKY_THRESHOLDS = (0.5, 0.8)
-"""Tried with the best refresh threshold."""
+"""Tried with the best refresh threshold, or with the smallest if none is worth its KL."""
 KL_WEIGHT = 1.5
 KL_RISE_MAX = 0.3
 FRAMES = 12
@@ -92,14 +92,12 @@ def choose_thresholds(
             ladder.append(_measure(spec, point, STICKY_THRESHOLD, refresh, clips, answer, floor=ladder[-1].held_kl))
             if ladder[-1].held_kl > (1 + KL_RISE_MAX) * ladder[0].kl:
                 break
+        refresh = _best(ladder).refresh or REFRESH_THRESHOLDS[0]
+        floor = max(one.held_kl for one in ladder if one.refresh < refresh)
+        ladder += [
+            _measure(spec, point, sticky, refresh, clips, answer, floor=floor) for sticky in OTHER_STICKY_THRESHOLDS
+        ]
         best = _best(ladder)
-        if best.refresh:
-            floor = max(one.held_kl for one in ladder if one.refresh < best.refresh)
-            ladder += [
-                _measure(spec, point, sticky, best.refresh, clips, answer, floor=floor)
-                for sticky in OTHER_STICKY_THRESHOLDS
-            ]
-            best = _best(ladder)
         chosen[point.name] = Thresholds(best.sticky, best.refresh)
         rows += [_row(point.name, one, taken=one is best) for one in ladder]
     return chosen, rows

@@ -41,6 +41,8 @@ class Thresholds(NamedTuple):
 
 THRESHOLDS = {"low": Thresholds(0.65, 0.15), "standard": Thresholds(0.65, 0.55), "high": Thresholds(0.65, 0.55)}
 """Operating point → its thresholds, where they were not chosen on clips (`pipeline.training.stickiness`)."""
+DETAILED_LAYERS = 2
+"""Layers whose channels get more contexts (`default_contexts`)."""
 COUNTED_SHARES = (0.0, 0.75, 1.0, 1.5)
 """Clips are counted at these shares of their operating point's threshold. Context `changes` tells them apart, so that
 tables which have seen them all serve each within 6 % of tables of its own."""
@@ -210,10 +212,14 @@ def default_contexts(*, with_references: bool = True) -> Contexts:
 
     Alone, a frame is predicted from the finished half of a checkerboard. With a reference, the same place there tells
     most, and a map of refreshed places says where to look at all (0013-refreshed-places.md). In both, places where the
-    channels before differ from their prediction have it likewise in this one.
+    channels before differ from their prediction have it likewise in this one. The channels behind the first layers
+    have few symbols that are not 0, so few tables do for each.
     """
-    intra = (checkerboard(1, 2, 4, 7), changes(8, 20, 36, 56, 80, 105, 135, 170))
-    inter = (reference(3), changes(3, 10, 26, 52, 90))
+    first_intra, intra = (checkerboard(1, 2, 4, 7), changes(20, 56, 105)), (checkerboard(1, 3), changes(56))
+    first_inter, inter = (reference(3), changes(10, 52)), (reference(1), changes(26))
+    rest = LAYERS - DETAILED_LAYERS
     return Contexts(
-        intra=(intra,) * LAYERS, inter=(inter,) * LAYERS if with_references else None, places=with_references
+        intra=(first_intra,) * DETAILED_LAYERS + (intra,) * rest,
+        inter=(first_inter,) * DETAILED_LAYERS + (inter,) * rest if with_references else None,
+        places=with_references,
     )
