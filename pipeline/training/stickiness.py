@@ -34,7 +34,7 @@ STICKY_THRESHOLD = 0.65
 OTHER_STICKY_THRESHOLDS = (0.5, 0.8)
 """Tried with the best refresh threshold, or with the smallest if none is worth its KL."""
 KL_WEIGHT = 1.5
-KL_RISE_MAX = 0.3
+KL_RISE_MAX = 0.35
 FRAMES = 12
 """Of each clip."""
 LAG = 1
