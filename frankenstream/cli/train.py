@@ -86,7 +86,7 @@ def codec(
     evaluate_photos: Path | None = None,
     held_out_photos: Path | None = None,
 ) -> None:
-    """Train encoder, entropy model and decoders together; the unmodified backbones are the teachers.
+    """Make a codec: encoder, entropy model and decoders; the unmodified backbones are the teachers.
 
     Parameters
     ----------

@@ -18,9 +18,10 @@ from pipeline.bundle.writing import bundle_parts
 from pipeline.errors import ConfigError
 from pipeline.models.backbones import CutBackbone
 from pipeline.models.feature_codec import CodecConfig
+from pipeline.models.synthesis import begins_linear
 from pipeline.models.weights import WEIGHT_PACKAGES
 from pipeline.training.checkpoints import codec_state_from_bundle, load_checkpoint, recipe_from_dict
-from pipeline.training.recipes import decoder_recipe
+from pipeline.training.recipes import Recipe, decoder_recipe
 from pipeline.training.run import (
     LAST,
     Outcome,
@@ -53,7 +54,7 @@ def train_decoder(
     check_budget(settings)
     last, folder = settings.out / LAST, settings.out / "bundle"
     content = load_checkpoint(last) if last.exists() else None
-    recipe = recipe_from_dict(content["recipe"]) if content else decoder_recipe(_config(opened, backbone))
+    recipe = recipe_from_dict(content["recipe"]) if content else _new_recipe(_config(opened, backbone))
     files = {} if weights_file is None else {backbone: weights_file}
     state = codec_state_from_bundle(opened)
     loaded = load_backbones([backbone], files, stride=recipe.codec.cut_stride)
@@ -113,6 +114,11 @@ def backbone_entry(backbone: CutBackbone, *, default: bool = False, side: int = 
         weight_package=WEIGHT_PACKAGES.get(backbone.tag.partition(".")[0], ""),
         default=default,
     )
+
+
+def _new_recipe(codec: CodecConfig) -> Recipe:
+    (tag,) = codec.backbones
+    return decoder_recipe(codec, linear=begins_linear(tag, codec.latent))
 
 
 def _config(bundle: Bundle, backbone: str) -> CodecConfig:

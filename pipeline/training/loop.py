@@ -401,11 +401,14 @@ class Trainer:
 
     @torch.no_grad()
     def _begin_decoders(self, tags: list[str], crops: list[Tensor]) -> None:
-        """Least-squares maps, where the decoder's kind can begin so."""
-        for tag in tags:
-            latent_BCHW = torch.cat([self.codec.analysis(crop).float() for crop in crops])
+        """Least-squares maps, where decoders can begin so."""
+        linear = {tag: self.codec.synthesis[tag] for tag in tags if self.codec.synthesis[tag].begins_linear}
+        if not linear:
+            return
+        latent_BCHW = torch.cat([self.codec.analysis(crop).float() for crop in crops])
+        for tag, synthesis in linear.items():
             feature_BDHW = torch.cat([self.frozen[tag].head_part(crop).float() for crop in crops])
-            restore_linearly(self.codec.synthesis[tag], latent_BCHW, feature_BDHW)  # type: ignore[arg-type]
+            restore_linearly(synthesis, latent_BCHW, feature_BDHW)  # type: ignore[arg-type]
 
     def _measured_crops(self) -> list[Tensor]:
         """The crops that statistics are taken of before training: always the same, in none of the pools."""

@@ -1,6 +1,6 @@
 """Training plans as data: phases over the run's progress, and the weights of the loss in each.
 
-The default plan is head distillation first (features only, rate weight ramped from near zero: a task loss from
+The plan for encoders from scratch is head distillation first (features only, rate weight ramped from near zero: a task loss from
 scratch collapses the latent), then distillation of what the unmodified backbone says, through its own
 frozen tail, with truly rounded symbols, at growing resolution.
 """
@@ -154,15 +154,6 @@ CLOSED_FORM_PHASES = (
 any finished decoder; at 1e-4 it falls from the first evaluation on."""
 
 
-def closed_form_recipe(base: Recipe) -> Recipe:
-    """The plan where encoder and decoders begin in closed form: the encoder stays. Backbones other than the first,
-    whose features are no linear function of the encoder's, get most of the steps.
-    """
-    others = len(base.codec.backbones) - 1
-    shares = (0.2, *(0.8 / others,) * others) if others else (1.0,)
-    return replace(base, phases=CLOSED_FORM_PHASES, decoders_only=True, backbone_shares=shares)
-
-
 OBJECTIVES: dict[str, dict[str, float]] = {
     "default": {},
     "fp": _without("kl", "pooled", "stages"),
@@ -172,7 +163,8 @@ OBJECTIVES: dict[str, dict[str, float]] = {
     "pooled": _without("kl", "stages") | {"pooled_weight": 0.3},
 }
 """Name -> what it changes in those phases of the default plan that look beyond the cut. All else is equal, so that
-objectives can be compared: phases, crops, learning rates, target bytes. All begin with plain head distillation."""
+objectives can be compared: phases, crops, learning rates, target bytes. Encoders from scratch all begin with plain
+head distillation."""
 
 
 def objective_recipe(name: str = "default", base: Recipe | None = None) -> Recipe:
@@ -185,11 +177,18 @@ def objective_recipe(name: str = "default", base: Recipe | None = None) -> Recip
     return replace(base, phases=phases)
 
 
-def decoder_recipe(codec: CodecConfig, base: Recipe | None = None) -> Recipe:
-    """The plan for new decoders on a frozen encoder: no rate, and symbols truly rounded from the start."""
+def decoder_recipe(codec: CodecConfig, base: Recipe | None = None, *, linear: bool = False) -> Recipe:
+    """The plan for decoders on an encoder that stays: no rate, and symbols truly rounded from the start. ``linear``:
+    all of them begin as linear maps, which bear small steps only; backbones other than the first, whose features are
+    no linear function of the encoder's, then get most of them.
+    """
     base = base if base is not None else Recipe()
     phases = tuple(replace(phase, rounding="straight_through", rate_ramp=False) for phase in base.phases)
-    shares = (1 / len(codec.backbones),) * len(codec.backbones)
+    others = len(codec.backbones) - 1
+    shares = (1 / (others + 1),) * (others + 1)
+    if linear:
+        phases = CLOSED_FORM_PHASES
+        shares = (0.2, *(0.8 / others,) * others) if others else shares
     points = len(codec.operating_points)
     if points != len(base.point_shares):
         ones = (1.0,) * points  # no rate is steered, so neither targets nor lambdas matter

@@ -29,7 +29,7 @@ from pipeline.training.development import DevelopmentLog
 from pipeline.training.log import Counters
 from pipeline.training.loop import Trainer
 from pipeline.training.parallel import Workers, join_workers, leave_workers
-from pipeline.training.recipes import Recipe, closed_form_recipe, decoder_recipe, objective_recipe, with_crops
+from pipeline.training.recipes import Recipe, decoder_recipe, objective_recipe, with_crops
 from pipeline.training.teacher import fixed_side
 
 LAST = "last.pt"
@@ -195,9 +195,11 @@ def train_codec(
         recipe = recipe_from_dict(content["recipe"])
     else:
         recipe = _new_recipe(objective, backbones, analysis or _analysis_of(from_bundle, from_checkpoint))
-    recipe = _with_targets(recipe, target_bytes)
     state, origin = _start(from_bundle, from_checkpoint) if content is None else (None, "resumed")
     fresh = content is None and state is None
+    if target_bytes and recipe.decoders_only and not fresh:
+        raise ConfigError(f"the gains of {recipe.codec.analysis} are chosen at the start: target bytes want a new run")
+    recipe = _with_targets(recipe, target_bytes)
     loaded = load_backbones(_needed_backbones(recipe, fresh=fresh), weights or {}, stride=recipe.codec.cut_stride)
     with ground(settings) as made:
         trainer = new_trainer(at_sizes_of(recipe, loaded), loaded, settings, made)
@@ -291,7 +293,7 @@ def _new_recipe(objective: str, backbones: tuple[str, ...], analysis: str) -> Re
         )
     if analysis == "inverted_residual":
         linear = all(begins_linear(tag, latent) for tag in base.codec.backbones)
-        base = closed_form_recipe(base) if linear else decoder_recipe(base.codec, base)
+        base = decoder_recipe(base.codec, base, linear=linear)
     return objective_recipe(objective, base)
 
 

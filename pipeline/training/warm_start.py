@@ -130,7 +130,7 @@ def begin_transform(
         metric_QDD += one_QDD / one_QDD.diagonal(dim1=1, dim2=2).mean() / len(gradients)
 
     importance = []
-    floor_DD = _METRIC_FLOOR * torch.eye(covariance_QDD.shape[1])
+    floor_DD = _METRIC_FLOOR * torch.eye(covariance_QDD.shape[1], device=covariance_QDD.device)
     for number, (band, transform) in enumerate(pairs):
         values_D, vectors_DD = torch.linalg.eigh((metric_QDD[number] + floor_DD).double())
         root_DD = vectors_DD * values_D.sqrt() @ vectors_DD.T
@@ -139,16 +139,15 @@ def begin_transform(
         map_CD = ((root_DD @ basis_DD).T.flip(0)[:kept]).float() / std_1D11.flatten()
         transform.weight.copy_(map_CD[:, :, None, None])
         assert transform.bias is not None
-        transform.bias.copy_(-map_CD @ band(mean_1D11.expand(-1, -1, 4, 4))[0, :, 1, 1])
+        transform.bias.copy_(-map_CD @ band(mean_1D11.expand(-1, -1, 2, 2)).flatten())
         importance.append(power_D.flip(0)[:kept])
     analysis.transform.order_C.copy_(torch.cat(importance).argsort(descending=True))
-    analysis.block.silence()
 
 
 @torch.no_grad()
 def restore_linearly(synthesis: NormalisedSynthesis, latent_BCHW: Tensor, feature_BDHW: Tensor) -> None:
     """Let a decoder begin with the least-squares map from latents to ``feature_BDHW``, in the units of its target
-    statistics; decoders of kinds that cannot begin so stay as they are.
+    statistics.
     """
     target_BDHW = (feature_BDHW - synthesis.target_mean) / synthesis.target_std
     factor = target_BDHW.shape[-1] // latent_BCHW.shape[-1]

@@ -98,7 +98,7 @@ def begins_linear(tag: str, latent: LatentShape) -> bool:
     ConfigError as ``build_synthesis`` does.
     """
     with torch.device("meta"):
-        return isinstance(_maker(tag, latent)(), InvertedResidualSynthesis)
+        return _maker(tag, latent)().begins_linear
 
 
 @lru_cache(maxsize=64)

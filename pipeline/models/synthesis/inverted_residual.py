@@ -53,14 +53,21 @@ class InvertedResidualSynthesis(NormalisedSynthesis):
         self.blocks = nn.Sequential(*(InvertedResidualBlock(width, expansion=expansion) for _ in range(blocks)))
         self.project = nn.Conv2d(width, out_channels, 1)
 
+    @property
+    def begins_linear(self) -> bool:
+        """Where the latent's planes and the layers between have room for the feature."""
+        planes = self.entrance.channels if isinstance(self.entrance, FinerGrid) else 0
+        width = self.project.in_channels
+        return isinstance(self.restore.skip, nn.Conv2d) and self.project.out_channels <= min(planes, width)
+
     @torch.no_grad()
     def begin_linear(self, weight_DC: Tensor, bias_D: Tensor) -> None:
         """The map is in the entrance; its planes pass through the skips to the projection, and the layers between add
         nothing at first.
         """
         features, skip, spread = self.project.out_channels, self.restore.skip, self.entrance
-        if not isinstance(spread, FinerGrid) or not isinstance(skip, nn.Conv2d) or features > spread.channels:
-            return
+        assert isinstance(spread, FinerGrid)
+        assert isinstance(skip, nn.Conv2d)
         spread.begin(weight_DC, bias_D)
         nn.init.dirac_(skip.weight)
         silent = [skip.bias, *self.restore.conv2.parameters(), self.project.bias]

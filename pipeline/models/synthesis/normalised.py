@@ -58,9 +58,14 @@ class NormalisedSynthesis(nn.Module):
         """What came in by the entrance -> the feature in units of the target statistics, height and width kept."""
         raise NotImplementedError
 
+    @property
+    def begins_linear(self) -> bool:
+        """Whether it has a linear path that ``begin_linear`` can set."""
+        return False
+
     def begin_linear(self, weight_DC: Tensor, bias_D: Tensor) -> None:
         """Before training: be this map from latent to normalised feature, D = features x factor x factor places as
-        ``torch.nn.PixelShuffle`` counts them. Decoders that have no linear path stay as they are.
+        ``torch.nn.PixelShuffle`` counts them. Only where ``begins_linear``.
         """
 
     def normalised(self, latent_BCHW: Tensor) -> Tensor:

@@ -140,3 +140,18 @@ def test_far_values_keep_a_pull() -> None:
     bits.sum().backward()
     assert torch.isfinite(bits).all()
     assert any(p.grad is not None and torch.isfinite(p.grad).all() for p in bottleneck.parameters())
+
+
+def test_symmetric_density_keeps_its_likelihood() -> None:
+    """A symbol in the middle of an exactly symmetric density has its probability and a gradient, not the floor."""
+    bottleneck = EntropyBottleneck(2)
+    bottleneck.begin(torch.zeros(2), torch.tensor([0.5, 2.0]))
+    for name in ("_bias0", "_bias1", "_bias2", "_bias3", "_bias4"):
+        if hasattr(bottleneck, name):
+            torch.nn.init.zeros_(getattr(bottleneck, name))
+    bits = bottleneck.bits(torch.zeros(1, 2, 1, 1))
+    scale = torch.tensor([0.5, 2.0]) * 3**0.5 / torch.pi
+    expected = -torch.log2(2 * torch.sigmoid(0.5 / scale) - 1)
+    torch.testing.assert_close(bits.flatten(), expected, rtol=1e-3, atol=1e-3)
+    bits.sum().backward()
+    assert bottleneck._matrix0.grad.abs().sum() > 0

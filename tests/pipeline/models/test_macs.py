@@ -29,7 +29,7 @@ def test_encoders_cost_what_is_stated() -> None:
     """The encoders' figures at 224 x 224, which the documentation gives."""
     image = torch.empty(1, 3, 224, 224, device="meta")
     costs = {name: count_macs(build_analysis(name).to("meta"), image) for name in ANALYSES}
-    expected = {"stem": 0.105e9, "conv_stem": 0.159e9, "inverted_residual": 0.144e9, "frankensplit": 0.53e9}
+    expected = {"stem": 0.105e9, "conv_stem": 0.159e9, "inverted_residual": 0.139e9, "frankensplit": 0.53e9}
     assert costs == {name: pytest.approx(macs, rel=0.01) for name, macs in expected.items()}
 
 

@@ -31,8 +31,8 @@ TAG = "tf_efficientnet_lite0.in1k"  # with a dot, as most of timm's tags
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSettings:
     """A run of two steps on crops of 32."""
 
-    def tiny(codec: object) -> Recipe:
-        recipe = with_crops(decoder_recipe(codec), 32)  # type: ignore[arg-type]
+    def tiny(codec: object, *, linear: bool) -> Recipe:
+        recipe = with_crops(decoder_recipe(codec, linear=linear), 32)  # type: ignore[arg-type]
         return replace(recipe, phases=tuple(replace(phase, batch=4) for phase in recipe.phases))
 
     monkeypatch.setattr(decoder, "decoder_recipe", tiny)
@@ -100,5 +100,7 @@ def test_entry_tells_the_geometry() -> None:
 def test_a_bundle_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
     """An encoder that has changed its latent's shape since is refused with both shapes, before anything is loaded."""
     monkeypatch.setattr(ANALYSES[Bundle.open().edge_spec.analysis.name], "latent", LatentShape(24, 32))
-    with pytest.raises(ConfigError, match=r"gives 96 channels at 1/16, this version's 24 at 1/32: train with the vers"):
+    with pytest.raises(
+        ConfigError, match=r"gives 256 channels at 1/32, this version's 24 at 1/32: train with the vers"
+    ):
         codec_state_from_bundle(Bundle.open())

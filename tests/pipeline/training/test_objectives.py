@@ -183,6 +183,17 @@ def test_stages_are_channels_first(tag: str, stages: int) -> None:
     assert teacher.fixed_side(backbone) == (224 if "swin" in tag else None)
 
 
+def test_linear_decoders_learn_in_small_steps() -> None:
+    """No phase is faster than they bear, and most steps go to the backbones that a linear map serves badly."""
+    recipe = decoder_recipe(CodecConfig(), linear=True)
+    assert recipe.decoders_only
+    assert max(rate for phase in recipe.phases for rate in phase.learning_rate) <= 1e-4
+    assert recipe.backbone_shares == pytest.approx((0.2, 0.8))
+    for name, terms in TERMS.items():
+        for phase in objective_recipe(name, recipe).phases:
+            assert {term for term, field in TERM_WEIGHTS.items() if getattr(phase, field) > 0} | {"mse"} == terms
+
+
 def test_decoder_recipe_freezes_the_encoder(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
     """A new decoder learns while encoder, gains, priors and their medians keep every bit."""
     recipe = decoder_recipe(TINY.codec, TINY)
