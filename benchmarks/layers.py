@@ -2,7 +2,8 @@
 
     python -m benchmarks.layers --data 'GLOB' [--bundle NAME] [--limit N] [--json FILE]
 
-The bundle's own symbols of each picture, coded with the bundle's own tables as 1, 2, 4 ... layers: real bitstreams with
+The bundle's own symbols of each picture, coded with the bundle's own tables as 1, 2, 4 ... layers
+(as far as layers that come together have the same contexts): real bitstreams with
 their header, exact bytes. Frames stand alone. What training for missing layers costs is not seen here.
 """
 
@@ -27,6 +28,8 @@ from pipeline.errors import ConfigError
 from pipeline.runtime.encoder import FrameEncoder, preprocess_spec
 from tasks.catalogue import load_catalogue
 
+Terms = tuple[tuple[Term, ...], ...]
+
 
 def main() -> int:
     """Measure, print a table, write JSON."""
@@ -47,7 +50,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     encoder = FrameEncoder(bundle, provider="cpu", precision="fp32")
     latents = [encoder.analyse(encoder.preprocess(square)) for square in pictures.squares_NSS3]
     points = []
-    for layers in layer_counts(bundle.latent_spec.channels, len(bundle.latent_spec.layers)):
+    for layers in layer_counts(bundle):
         codec = with_layers(bundle, layers)
         for number, point in enumerate(codec.spec.operating_points):
             sizes = [len(codec.encode(quantise(latent, point), number)) for latent in latents]
@@ -55,31 +58,38 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     return {"bundle": bundle.bundle_id, "images": len(pictures), "points": points}
 
 
-def layer_counts(channels: int, most: int) -> list[int]:
-    """1, 2, 4 ... up to the bundle's own number of layers, where the channels can be shared out evenly."""
-    return [count for count in range(1, most + 1) if most % count == 0 and channels % count == 0]
+def layer_counts(bundle: Bundle) -> list[int]:
+    """1, 2, 4 ... up to the bundle's own number of layers, where layers of the same contexts come together."""
+    most, contexts = len(bundle.latent_spec.layers), bundle.contexts
+    sets = [terms for terms in (contexts.intra, contexts.inter) if terms]
+    return [n for n in range(1, most + 1) if most % n == 0 and all(_alike(terms, n) for terms in sets)]
 
 
 def with_layers(bundle: Bundle, layers: int) -> LatentCodec:
     """The bundle's codec with its channels in ``layers`` equal layers, the tables untouched.
 
-    Raises ConfigError where its contexts differ from layer to layer: other layers would mean other tables.
+    Raises ConfigError where layers of different contexts would come together: that would mean other tables.
     """
     codec = bundle.latent_codec()
     spec = codec.spec
     contexts = Contexts(
-        intra=_alike(spec.contexts.intra, layers),
-        inter=None if spec.contexts.inter is None else _alike(spec.contexts.inter, layers),
+        intra=_regrouped(spec.contexts.intra, layers),
+        inter=None if spec.contexts.inter is None else _regrouped(spec.contexts.inter, layers),
         places=spec.contexts.places,
     )
     cut = replace(spec, layers=(spec.channels // layers,) * layers, contexts=contexts)
     return LatentCodec(cut, codec.model)
 
 
-def _alike(terms: tuple[tuple[Term, ...], ...], layers: int) -> tuple[tuple[Term, ...], ...]:
-    if len(set(terms)) > 1:
-        raise ConfigError("the bundle's contexts differ between layers: its layers cannot be regrouped")
-    return terms[:1] * layers
+def _regrouped(terms: Terms, layers: int) -> Terms:
+    if not _alike(terms, layers):
+        raise ConfigError(f"the bundle's contexts differ between layers: they cannot be {layers}")
+    return terms[:: len(terms) // layers] if terms else terms
+
+
+def _alike(terms: Terms, layers: int) -> bool:
+    size = len(terms) // layers
+    return all(len(set(terms[start : start + size])) == 1 for start in range(0, len(terms), max(size, 1)))
 
 
 def show(console: Console, figures: dict[str, Any]) -> None:

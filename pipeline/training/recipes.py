@@ -1,8 +1,8 @@
 """Training plans as data: phases over the run's progress, and the weights of the loss in each.
 
-The plan for encoders from scratch is head distillation first (features only, rate weight ramped from near zero: a task loss from
-scratch collapses the latent), then distillation of what the unmodified backbone says, through its own
-frozen tail, with truly rounded symbols, at growing resolution.
+Encoders from scratch begin with head distillation (features only, rate weight ramped from near zero: a task loss from
+scratch collapses the latent), then comes distillation of what the unmodified backbone says, through its own frozen
+tail, with truly rounded symbols, at growing resolution. Behind an encoder in closed form decoders learn in small steps.
 """
 
 from __future__ import annotations
