@@ -266,6 +266,11 @@ def check_edge_spec(spec: EdgeSpec) -> None:
     channels = spec.latent.channels
     if sum(spec.latent.layers) != channels:
         raise BundleError(f"edge/spec.toml: layers sum to {sum(spec.latent.layers)} channels, latent has {channels}")
+    if spec.preprocess.size % spec.latent.stride:
+        raise BundleError(
+            f"edge/spec.toml: pictures of {spec.preprocess.size} pixels are no multiple of the latent's stride, "
+            f"{spec.latent.stride}"
+        )
     for point in spec.operating_points:
         _check_operating_point(point, channels)
     names = [point.name for point in spec.operating_points]

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import EngineError
+from pipeline.errors import ConfigError, EngineError
 from pipeline.models.analysis import TRUNK_LAYERS, InvertedResidualAnalysis
 from pipeline.models.backbones import CutBackbone
 from pipeline.models.feature_codec import LAYERS, FeatureCodec, decoder_name
@@ -62,7 +62,8 @@ class Intervals:
 class Trainer:
     """One run: ``run()`` trains until its budget is spent. ``progress_of(counters)`` tells how much of it is.
 
-    ``backbones``: those of the codec; and the one that a fresh encoder begins with (``recipe.encoder_from``).
+    ``backbones``: those of the codec; and the one that a fresh encoder begins with (``recipe.encoder_from``). Raises
+    ConfigError for crops that the latent's grid does not divide.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Trainer:
         autocast: bool | None = None,
         workers: Workers | None = None,
     ) -> None:
+        _check_crops(recipe)
         torch.manual_seed(recipe.seed)
         self.workers = workers if workers is not None else Workers()
         self.device = self.workers.device
@@ -431,6 +433,16 @@ class Trainer:
         std_D = torch.cat(pooled).std(dim=0)
         # Rarely active pooled features would weigh far too much if divided by their own tiny deviation.
         self.pooled_std[tag] = std_D.clamp_min(0.25 * float(std_D.median()))
+
+
+def _check_crops(recipe: Recipe) -> None:
+    stride = recipe.codec.latent.stride
+    for phase in recipe.phases:
+        if phase.crop % stride:
+            raise ConfigError(
+                f"crops of {phase.crop} pixels do not fit the encoder {recipe.codec.analysis}: expected multiples of "
+                f"{stride}"
+            )
 
 
 def figure_names(recipe: Recipe) -> list[str]:

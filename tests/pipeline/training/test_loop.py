@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
+from pipeline.errors import ConfigError  # noqa: E402
 from pipeline.models.analysis import TRUNK_LAYERS  # noqa: E402
 from pipeline.models.backbones import CutBackbone, load_backbone  # noqa: E402
 from pipeline.models.feature_codec import CodecConfig  # noqa: E402
@@ -133,6 +134,34 @@ def test_frozen_trunk_is_the_same_encoder(backbone: CutBackbone, sampler: CropSa
         made.start()
         figures.append(made.step(phase, 0.0)["loss"])
     assert figures == [pytest.approx(figures[0], rel=1e-4)] * 3
+
+
+def test_crops_have_to_fit_the_grid(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
+    codec = CodecConfig(analysis="inverted_residual", backbones=(LITE0,))
+    phase = replace(tiny_recipe().phases[0], crop=48)
+    with pytest.raises(ConfigError, match=r"crops of 48 pixels do not fit the encoder inverted_residual: .* of 32"):
+        trainer(tiny_recipe(codec=codec, phases=(phase,)), backbone, sampler, tmp_path / "out")
+
+
+def test_a_start_in_closed_form(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
+    """Before any step a fresh run has an encoder, gains for its bytes and a decoder that restores the feature."""
+    codec = CodecConfig(analysis="inverted_residual", backbones=(LITE0,))
+    phase = replace(tiny_recipe().phases[0], crop=64, batch=8)
+    made = trainer(
+        tiny_recipe(codec=codec, phases=(phase,), target_bytes=(800.0, 1600.0, 3200.0)), backbone, sampler, tmp_path
+    )
+    made.start()
+    image = sampler.batch(2**31, size=64, count=8)
+    synthesis = made.codec.synthesis[LITE0].eval()
+    with torch.no_grad():
+        latent = made.codec.analysis(image)
+        target = (made.frozen[LITE0].head_part(image) - synthesis.target_mean) / synthesis.target_std
+        error = (synthesis.normalised(latent) - target).square().mean() / target.square().mean()
+    assert error < 0.3
+    gains = made.codec.log_gain_PC.detach().mean(dim=1).tolist()
+    assert gains == sorted(gains)
+    assert gains[0] < gains[2]
+    assert torch.equal(made.average.log_gain_PC, made.codec.log_gain_PC)
 
 
 def test_loss_falls(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
