@@ -117,8 +117,7 @@ class Trainer:
         backbones. Decoders that the state has not start afresh, those of other backbones are passed over.
         """
         crops = self._measured_crops()
-        for tag in self.frozen:
-            self._measure_targets(tag, crops)
+        features = {tag: self._measure_targets(tag, crops) for tag in self.frozen}
         own = {tag: f"synthesis.{decoder_name(tag)}." for tag in self.frozen}
         fresh = list(own)
         if codec_state is not None:
@@ -127,9 +126,9 @@ class Trainer:
             state = {key: value for key, value in codec_state.items() if key not in foreign}
             fresh = [tag for tag, prefix in own.items() if not any(key.startswith(prefix) for key in state)]
             load_state(self.codec, state, may_lack=tuple(own[tag] for tag in fresh))
-        elif isinstance(self.codec.analysis, InvertedResidualAnalysis):
-            self._begin_encoder(self.codec.analysis, crops)
-        self._begin_decoders(fresh, crops)
+        linear = {tag: features[tag] for tag in fresh if self.codec.synthesis[tag].begins_linear}
+        del features
+        self._begin_in_closed_form(crops, linear, encoder=codec_state is None)
         self.workers.share_([*self.codec.state_dict().values(), *self.pooled_std.values()])
         self.average.load_state_dict(self.codec.state_dict())
 
@@ -389,28 +388,28 @@ class Trainer:
         current = [t for t in self.codec.state_dict().values() if t.is_floating_point()]
         torch._foreach_lerp_(averages, current, 1 - decay)
 
-    def _begin_encoder(self, analysis: InvertedResidualAnalysis, crops: list[Tensor]) -> None:
-        """A start in closed form for encoder and priors (warm_start.py)."""
-        copy_trunk(analysis, self._encoder_source)
-        asked = [
-            sensitivity(frozen, crops, pooled_std=self.pooled_std[tag], seed=self.recipe.seed)
-            for tag, frozen in self.frozen.items()
-        ]
-        begin_transform(analysis, crops, asked)
+    def _begin_in_closed_form(self, crops: list[Tensor], features: dict[str, Tensor], *, encoder: bool) -> None:
+        """What is fresh and can begin so (warm_start.py): the encoder with its gains and priors, and the decoders of
+        ``features``, tag -> the cut feature over ``crops``.
+        """
+        analysis = self.codec.analysis
+        encoder = encoder and isinstance(analysis, InvertedResidualAnalysis)
+        if encoder:
+            assert isinstance(analysis, InvertedResidualAnalysis)
+            copy_trunk(analysis, self._encoder_source)
+            asked = [
+                sensitivity(frozen, crops, pooled_std=self.pooled_std[tag], seed=self.recipe.seed)
+                for tag, frozen in self.frozen.items()
+            ]
+            begin_transform(analysis, crops, asked)
+        if not encoder and not features:
+            return
         with torch.no_grad():
             latent_BCHW = torch.cat([analysis(crop).float() for crop in crops])
-        begin_points(self.codec, latent_BCHW, self.recipe.target_bytes)
-
-    @torch.no_grad()
-    def _begin_decoders(self, tags: list[str], crops: list[Tensor]) -> None:
-        """Least-squares maps, where decoders can begin so."""
-        linear = {tag: self.codec.synthesis[tag] for tag in tags if self.codec.synthesis[tag].begins_linear}
-        if not linear:
-            return
-        latent_BCHW = torch.cat([self.codec.analysis(crop).float() for crop in crops])
-        for tag, synthesis in linear.items():
-            feature_BDHW = torch.cat([self.frozen[tag].head_part(crop).float() for crop in crops])
-            restore_linearly(synthesis, latent_BCHW, feature_BDHW)  # type: ignore[arg-type]
+        if encoder:
+            begin_points(self.codec, latent_BCHW, self.recipe.target_bytes)
+        for tag, feature_BDHW in features.items():
+            restore_linearly(self.codec.synthesis[tag], latent_BCHW, feature_BDHW)  # type: ignore[arg-type]
 
     def _measured_crops(self) -> list[Tensor]:
         """The crops that statistics are taken of before training: always the same, in none of the pools."""
@@ -419,8 +418,10 @@ class Trainer:
         return [self.sampler.batch(number, size=last.crop, count=last.batch).to(self.device) for number in numbers]
 
     @torch.no_grad()
-    def _measure_targets(self, tag: str, crops: list[Tensor]) -> None:
-        """Per-channel mean and std of the cut feature, and std of the pooled features, over a few hundred crops."""
+    def _measure_targets(self, tag: str, crops: list[Tensor]) -> Tensor:
+        """Per-channel mean and std of the cut feature, and std of the pooled features, over a few hundred crops; gives
+        the cut feature, float32 [N, C, H, W].
+        """
         frozen = self.frozen[tag]
         features, pooled = [], []
         for image_BCHW in crops:
@@ -433,6 +434,7 @@ class Trainer:
         std_D = torch.cat(pooled).std(dim=0)
         # Rarely active pooled features would weigh far too much if divided by their own tiny deviation.
         self.pooled_std[tag] = std_D.clamp_min(0.25 * float(std_D.median()))
+        return feature_NCHW
 
 
 def _check_crops(recipe: Recipe) -> None:

@@ -30,6 +30,12 @@ from pipeline.models.feature_codec import FeatureCodec
 from pipeline.models.synthesis import NormalisedSynthesis
 from pipeline.training.fast_forms import training_form
 
+FRAME_PIXELS = 224 * 224
+_GAIN_RANGE = (0.01, 100.0)
+_BISECTIONS = 14
+_PRICED_CROPS = 96
+_STD_MIN = 0.1
+"""Of a density, in symbols: below, nothing but the fill is ever sent."""
 _CENTRED = 0.5
 _METRIC_FLOOR = 0.03
 """Share of the mean metric that every direction gets: tails look blind in some because so few photos were asked."""
@@ -65,14 +71,6 @@ def copy_trunk(analysis: InvertedResidualAnalysis, backbone: CutBackbone | None)
         conv.bias.copy_(source.bias)
 
 
-FRAME_PIXELS = 224 * 224
-_GAIN_RANGE = (0.01, 100.0)
-_BISECTIONS = 14
-_PRICED_CROPS = 96
-_STD_MIN = 0.1
-"""Of a density, in symbols: below, nothing but the fill is ever sent."""
-
-
 @dataclass(frozen=True)
 class Sensitivity:
     """A backbone's feature at the cut over some photos, float32 [B, D, H, W], and what moves its answer there: as many
@@ -94,7 +92,7 @@ def sensitivity(frozen: CutBackbone, images: Sequence[Tensor], *, pooled_std: Te
     for image_BCHW in images:
         with torch.no_grad():
             feature_BDHW = frozen.head_part(image_BCHW).float()
-        feature_BDHW = feature_BDHW.detach().requires_grad_(True)
+        feature_BDHW.requires_grad_(True)
         pooled_BD = frozen.tail(feature_BDHW).float()
         log_p_BK = frozen.classifier(pooled_BD).log_softmax(dim=1)
         drawn_B1 = torch.multinomial(log_p_BK.detach().exp().cpu(), 1, generator=generator).to(log_p_BK.device)
