@@ -148,7 +148,7 @@ class InvertedResidualAnalysis(Analysis):
     112,192 parameters, 0.139 GMAC at 224 x 224.
 
     The layers are those of a trained classifier, BatchNorm folded in, so that training can begin with its weights
-    (``pipeline.training.warm_start``): the encoder then need not learn to see, only to compress. They go on to 1/16 of
+    (``pipeline.training.closed_form``): the encoder then need not learn to see, only to compress. They go on to 1/16 of
     the resolution, since what the next stride leaves behind is half of the bytes and hardly any of the answer
     (docs/decisions/0015-cut-at-a-sixteenth.md); the latent is coarser by one stride more
     (docs/decisions/0016-transform-in-the-tails-metric.md).

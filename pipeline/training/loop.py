@@ -37,7 +37,7 @@ from pipeline.training.parallel import Workers
 from pipeline.training.pool import CropPool, PooledBatch, answer_for, image_of, shuffled, trunk_feature_of
 from pipeline.training.recipes import TERM_WEIGHTS, Phase, Recipe, phase_at
 from pipeline.training.teacher import Answer, ask
-from pipeline.training.warm_start import (
+from pipeline.training.closed_form import (
     FRAME_PIXELS,
     begin_points,
     begin_transform,
@@ -389,7 +389,7 @@ class Trainer:
         torch._foreach_lerp_(averages, current, 1 - decay)
 
     def _begin_in_closed_form(self, crops: list[Tensor], features: dict[str, Tensor], *, encoder: bool) -> None:
-        """What is fresh and can begin so (warm_start.py): the encoder with its gains and priors, and the decoders of
+        """What is fresh and can begin so (closed_form.py): the encoder with its gains and priors, and the decoders of
         ``features``, tag -> the cut feature over ``crops``.
         """
         analysis = self.codec.analysis

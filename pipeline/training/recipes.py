@@ -111,7 +111,7 @@ class Recipe:
     loss is distortion + bits per pixel / lambda; the encoder pays for the rate of point number ``paying_point`` alone,
     the others have their gains and priors to save with (a low point's 1 / lambda is so large that it would shape the
     encoder for all). ``decoders_only`` keeps encoder, gains and priors bit for bit. A fresh encoder with a trunk begins
-    with the shallow layers of the backbone ``encoder_from``, and behind them in closed form (warm_start.py).
+    with the shallow layers of the backbone ``encoder_from``, and behind them in closed form (closed_form.py).
     """
 
     codec: CodecConfig = field(default_factory=CodecConfig)

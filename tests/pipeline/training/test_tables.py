@@ -29,7 +29,7 @@ BOARD = Contexts(intra=((Term("checkerboard", thresholds=(1,)),),) * LAYERS)
 @pytest.fixture(scope="module")
 def codec() -> FeatureCodec:
     torch.manual_seed(0)
-    # Fresh weights of the default encoder give next to no signal: it begins with a backbone's (warm_start).
+    # Fresh weights of the default encoder give next to no signal: it begins with a backbone's (closed_form).
     made = FeatureCodec(
         CodecConfig(analysis="conv_stem", backbones=("tf_efficientnet_lite0",), initial_gains=(4.0, 8.0, 16.0))
     ).eval()

@@ -12,7 +12,7 @@ from pipeline.models.analysis import BAND_CHANNELS, InvertedResidualAnalysis  # 
 from pipeline.models.backbones import CutBackbone, load_backbone  # noqa: E402
 from pipeline.models.feature_codec import CodecConfig, FeatureCodec  # noqa: E402
 from pipeline.models.synthesis import begins_linear, build_synthesis  # noqa: E402
-from pipeline.training.warm_start import (  # noqa: E402
+from pipeline.training.closed_form import (  # noqa: E402
     Sensitivity,
     begin_points,
     begin_prior,
