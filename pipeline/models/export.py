@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pipeline.codec import LatentShape
 from pipeline.errors import BundleError, EngineError
 from pipeline.models.backbones import CutBackbone, cut_stride, load_backbone
-from pipeline.models.synthesis import build_synthesis
+from pipeline.models.synthesis import blocks_in, build_synthesis
 
 OPSET = 17
 PARITY_MAX = 1e-3
@@ -107,9 +107,10 @@ def save_module(module: nn.Module, file: Path) -> None:
 
 def load_synthesis(file: Path, tag: str, latent: LatentShape) -> nn.Module:
     """The decoder for backbone ``tag`` from a safetensors file, in eval mode. Raises BundleError if it does not fit."""
-    synthesis = build_synthesis(tag, latent)
     try:
-        synthesis.load_state_dict({key: value.float() for key, value in load_file(file).items()})
+        state = {key: value.float() for key, value in load_file(file).items()}
+        synthesis = build_synthesis(tag, latent, blocks=blocks_in(state))
+        synthesis.load_state_dict(state)
     except Exception as error:  # safetensors' errors are no OSError, load_state_dict's a RuntimeError
         line = str(error).strip().splitlines()[-1].strip()[:200]
         raise BundleError(f"{file.name} does not fit the decoder of {tag}: {line}") from error

@@ -23,9 +23,12 @@ from pipeline.errors import ConfigError
 from pipeline.models.analysis import build_analysis, latent_shape
 from pipeline.models.backbones import cut_stride
 from pipeline.models.entropy_bottleneck import EntropyBottleneck
-from pipeline.models.synthesis import build_synthesis
+from pipeline.models.synthesis import NormalisedSynthesis, build_synthesis
 
 LAYERS = 8
+DEEP_BLOCKS = 4
+DEEP_STRIDE_MIN = 16
+"""At 1/8 of the resolution a deep decoder would take longer than what it replaces."""
 FILL_SYMBOL = 0
 _DOT = ":"
 
@@ -33,13 +36,15 @@ _DOT = ":"
 @dataclass(frozen=True)
 class CodecConfig:
     """What a codec is made of; stored in checkpoints and bundles. ``initial_gains`` belong to ``operating_points``
-    one by one.
+    one by one. ``deep_decoders``: the backbones whose decoders have twice as many blocks as usual where the grid is
+    coarse enough (docs/training.md says what that brings).
     """
 
     analysis: str = "inverted_residual"
     backbones: tuple[str, ...] = ("tf_efficientnet_lite0", "tf_efficientnet_lite2")
     operating_points: tuple[str, ...] = ("low", "standard", "high")
     initial_gains: tuple[float, ...] = (0.6, 1.0, 1.6)
+    deep_decoders: tuple[str, ...] = ("tf_efficientnet_lite2",)
 
     @property
     def latent(self) -> LatentShape:
@@ -50,6 +55,11 @@ class CodecConfig:
     def cut_stride(self) -> int:
         """At which fraction of the resolution the backbones are cut."""
         return cut_stride(self.latent)
+
+    def build_synthesis(self, tag: str) -> NormalisedSynthesis:
+        """A fresh decoder for the backbone ``tag``. Raises ConfigError for one without a blueprint."""
+        deep = tag in self.deep_decoders and self.cut_stride >= DEEP_STRIDE_MIN
+        return build_synthesis(tag, self.latent, blocks=DEEP_BLOCKS if deep else 0)
 
 
 class Decoders(nn.ModuleDict):
@@ -92,7 +102,7 @@ class FeatureCodec(nn.Module):
         self.bottlenecks = nn.ModuleList(
             EntropyBottleneck(config.latent.channels, init_scale=4.0) for _ in config.operating_points
         )
-        self.synthesis = Decoders({tag: build_synthesis(tag, config.latent) for tag in config.backbones})
+        self.synthesis = Decoders({tag: config.build_synthesis(tag) for tag in config.backbones})
 
     def bottleneck(self, point: int) -> EntropyBottleneck:
         """The prior of operating point number ``point``."""

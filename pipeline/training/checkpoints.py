@@ -120,7 +120,7 @@ def recipe_from_dict(values: dict[str, Any]) -> Recipe:
     """The inverse of ``recipe_to_dict``. Raises EngineError for a recipe of another version."""
     plain = {key: _tuples(value) for key, value in values.items()}
     try:
-        codec = CodecConfig(**{key: _tuples(value) for key, value in values["codec"].items()})
+        codec = CodecConfig(**{"deep_decoders": (), **{key: _tuples(value) for key, value in values["codec"].items()}})
         phases = tuple(Phase(**{key: _tuples(value) for key, value in phase.items()}) for phase in values["phases"])
     except TypeError as error:
         raise EngineError(f"the checkpoint's recipe is of another version: {error}; give --new-recipe") from error

@@ -26,6 +26,7 @@ from pipeline.errors import ConfigError, EngineError
 from pipeline.models.analysis import TRUNK_LAYERS, InvertedResidualAnalysis
 from pipeline.models.backbones import CutBackbone
 from pipeline.models.feature_codec import LAYERS, FeatureCodec, decoder_name
+from pipeline.models.synthesis import InvertedResidualSynthesis
 from pipeline.training import losses
 from pipeline.training.checkpoints import git_revision, load_state, recipe_to_dict, save_checkpoint
 from pipeline.training.data import CropSampler
@@ -125,7 +126,12 @@ class Trainer:
             foreign = {key for key in codec_state if key.startswith("synthesis.") and not key.startswith(decoders)}
             state = {key: value for key, value in codec_state.items() if key not in foreign}
             fresh = [tag for tag, prefix in own.items() if not any(key.startswith(prefix) for key in state)]
-            load_state(self.codec, state, may_lack=tuple(own[tag] for tag in fresh))
+            may_lack = [own[tag] for tag in fresh]
+            for tag, synthesis in self.codec.synthesis.items():
+                if tag not in fresh and isinstance(synthesis, InvertedResidualSynthesis):
+                    synthesis.silence_blocks()  # those that the state lacks stay silent
+                    may_lack.append(f"{own[tag]}blocks.")
+            load_state(self.codec, state, may_lack=tuple(may_lack))
         linear = {tag: features[tag] for tag in fresh if self.codec.synthesis[tag].begins_linear}
         del features
         self._begin_in_closed_form(crops, linear, encoder=codec_state is None)

@@ -71,14 +71,20 @@ class InvertedResidualSynthesis(NormalisedSynthesis):
         spread.begin(weight_DC, bias_D)
         nn.init.dirac_(skip.weight)
         silent = [skip.bias, *self.restore.conv2.parameters(), self.project.bias]
-        for block in self.blocks:
-            assert isinstance(block, InvertedResidualBlock)
-            silent += block.layers[-1].parameters()
+        self.silence_blocks()
         for parameter in silent:
             assert parameter is not None
             nn.init.zeros_(parameter)
         self.project.weight[:, : spread.channels] = 0
         self.project.weight[:, :features, 0, 0] = torch.eye(features)
+
+    @torch.no_grad()
+    def silence_blocks(self) -> None:
+        """Let every block pass on what comes in, unchanged; all of them can learn from there."""
+        for block in self.blocks:
+            assert isinstance(block, InvertedResidualBlock)
+            for parameter in block.layers[-1].parameters():
+                nn.init.zeros_(parameter)
 
     def restored(self, planes_BCHW: Tensor) -> Tensor:
         feature_BCHW: Tensor = self.project(self.blocks(self.restore(planes_BCHW)))

@@ -164,6 +164,31 @@ def test_a_start_in_closed_form(backbone: CutBackbone, sampler: CropSampler, tmp
     assert torch.equal(made.average.log_gain_PC, made.codec.log_gain_PC)
 
 
+def test_a_deeper_decoder_goes_on_from_a_usual_one(
+    backbone: CutBackbone, sampler: CropSampler, tmp_path: Path
+) -> None:
+    """What its weights lack begins as blocks that pass everything on: the same features at first; then all learn."""
+    tag = "tf_efficientnet_lite2"
+    backbones = {LITE0: backbone, tag: load_backbone(tag, pretrained=False)}
+
+    def of(deep_decoders: tuple[str, ...], out: Path) -> Trainer:
+        out.mkdir()
+        recipe = tiny_recipe(codec=CodecConfig(backbones=(tag,), deep_decoders=deep_decoders))
+        return Trainer(recipe, backbones, sampler, data_sha256="00", out=out, autocast=False)
+
+    usual, deep = of((), tmp_path / "usual"), of((tag,), tmp_path / "deep")
+    usual.start()
+    run(usual, until=2, total=4)
+    deep.start(usual.average.state_dict())
+    latent_BCHW = torch.randn(2, 256, 2, 2)
+    before, after = (one.average.eval().synthesis[tag](latent_BCHW) for one in (usual, deep))
+    run(deep, until=2, total=4)
+    moved = deep.codec.synthesis[tag].blocks[3].layers[-1].weight
+
+    assert torch.equal(before, after)
+    assert moved.abs().max() > 0
+
+
 def test_loss_falls(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
     """On one repeated batch, plain distillation gets better."""
     phase = Phase("distil", until=1.0, crop=32, batch=4, learning_rate=(2e-3, 2e-3))

@@ -11,6 +11,7 @@ from pipeline.codec import LatentShape  # noqa: E402
 from pipeline.errors import ConfigError  # noqa: E402
 from pipeline.models import synthesis  # noqa: E402
 from pipeline.models.backbones import cut_stride  # noqa: E402
+from pipeline.models.feature_codec import CodecConfig  # noqa: E402
 from pipeline.models.macs import HeadPartCost, head_part_cost, shape_only_backbone, synthesis_macs  # noqa: E402
 
 RESNET, CONVNEXT = synthesis.ResNetSynthesis, synthesis.ConvNeXtSynthesis
@@ -144,3 +145,15 @@ def test_budget_that_nothing_meets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(synthesis.BLUEPRINTS, "ResNet", tight)
     with pytest.raises(ConfigError, match=r"resnet26 costs at most \d+ million multiplications, 0.1 of its head part"):
         synthesis.build_synthesis("resnet26", LATENTS[0])
+
+
+@pytest.mark.parametrize(("latent", "blocks"), [(LATENTS[0], 2), (LATENTS[2], 4)])
+def test_deep_decoder(latent: LatentShape, blocks: int) -> None:
+    """Twice the blocks on coarse grids, as wide as before; its weights say how many it has."""
+    tag = "tf_efficientnet_lite2"
+    analysis = {LATENTS[0]: "conv_stem", LATENTS[2]: "inverted_residual"}[latent]
+    with torch.device("meta"):
+        usual, deep = synthesis.build_synthesis(tag, latent), CodecConfig(analysis=analysis).build_synthesis(tag)
+    assert synthesis.blocks_in(usual.state_dict()) == 2
+    assert synthesis.blocks_in(deep.state_dict()) == blocks
+    assert deep.project.in_channels == usual.project.in_channels
