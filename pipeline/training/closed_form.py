@@ -11,7 +11,8 @@ The transform with equal steps, W = U^T M^(1/2) with U the eigenvectors of M^(1/
 covariance, spreads rounding errors evenly in that metric and leaves the symbols uncorrelated. Both matrices are taken
 for each band of ``BandTransform`` by itself.
 
-Axes: B batch, C channels of the latent, D channels of a feature, H height, W width, N samples, Q bands.
+Axes: B batch, C channels of the latent, D channels of a feature, E pooled features, H height, W width, K classes, N
+samples, Q bands.
 """
 
 from __future__ import annotations
@@ -81,27 +82,25 @@ class Sensitivity:
     gradient_NDHW: Tensor
 
 
-def sensitivity(frozen: CutBackbone, images: Sequence[Tensor], *, pooled_std: Tensor, seed: int = 0) -> Sensitivity:
-    """Ask a frozen backbone about ``images``, batches of RGB float32 in [0, 1]: one gradient for its own classes and
-    one for its pooled features, which other heads read, in units of their deviation; each kind scaled to unit power.
+def sensitivity(
+    frozen: CutBackbone, feature_BDHW: Tensor, *, pooled_std: Tensor, batch: int = 24, seed: int = 0
+) -> Sensitivity:
+    """Ask the tail of a frozen backbone about cut features, float32, some at a time: one gradient for its own classes
+    and one for its pooled features, which other heads read, in units of their deviation; each kind is of unit power.
     """
     generator = torch.Generator().manual_seed(seed)
-    features: list[Tensor] = []
     classes: list[Tensor] = []
     pools: list[Tensor] = []
-    for image_BCHW in images:
-        with torch.no_grad():
-            feature_BDHW = frozen.head_part(image_BCHW).float()
-        feature_BDHW.requires_grad_(True)
-        pooled_BD = frozen.tail(feature_BDHW).float()
-        log_p_BK = frozen.classifier(pooled_BD).log_softmax(dim=1)
+    for part_BDHW in feature_BDHW.split(batch):
+        seen_BDHW = part_BDHW.detach().requires_grad_(True)
+        pooled_BE = frozen.tail(seen_BDHW).float()
+        log_p_BK = frozen.classifier(pooled_BE).log_softmax(dim=1)
         drawn_B1 = torch.multinomial(log_p_BK.detach().exp().cpu(), 1, generator=generator).to(log_p_BK.device)
-        direction_BD = torch.randn(pooled_BD.shape, generator=generator).to(pooled_BD.device) / pooled_std
-        classes += torch.autograd.grad(log_p_BK.gather(1, drawn_B1).sum(), feature_BDHW, retain_graph=True)
-        pools += torch.autograd.grad((pooled_BD * direction_BD).sum(), feature_BDHW)
-        features.append(feature_BDHW.detach())
+        direction_BE = torch.randn(pooled_BE.shape, generator=generator).to(pooled_BE.device) / pooled_std
+        classes += torch.autograd.grad(log_p_BK.gather(1, drawn_B1).sum(), seen_BDHW, retain_graph=True)
+        pools += torch.autograd.grad((pooled_BE * direction_BE).sum(), seen_BDHW)
     kinds = [torch.cat(kind) for kind in (classes, pools)]
-    return Sensitivity(torch.cat(features), torch.cat([kind / kind.square().mean().sqrt() for kind in kinds]))
+    return Sensitivity(feature_BDHW, torch.cat([kind / kind.square().mean().sqrt() for kind in kinds]))
 
 
 @torch.no_grad()

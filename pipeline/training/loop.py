@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError, EngineError
 from pipeline.models.analysis import TRUNK_LAYERS, InvertedResidualAnalysis
 from pipeline.models.backbones import CutBackbone
-from pipeline.models.feature_codec import LAYERS, FeatureCodec, decoder_name
-from pipeline.models.synthesis import InvertedResidualSynthesis
+from pipeline.models.feature_codec import LAYERS, FeatureCodec
 from pipeline.training import losses
 from pipeline.training.checkpoints import git_revision, load_state, recipe_to_dict, save_checkpoint
+from pipeline.training.closed_form import FRAME_PIXELS
 from pipeline.training.data import CropSampler
 from pipeline.training.fast_forms import autocast_on, training_form, use_fast_strided
 from pipeline.training.log import Counters, Figures, TrainingLog
@@ -37,18 +37,17 @@ from pipeline.training.objectives import distortion_terms, weighted
 from pipeline.training.parallel import Workers
 from pipeline.training.pool import CropPool, PooledBatch, answer_for, image_of, shuffled, trunk_feature_of
 from pipeline.training.recipes import TERM_WEIGHTS, Phase, Recipe, phase_at
-from pipeline.training.teacher import Answer, ask
-from pipeline.training.closed_form import (
-    FRAME_PIXELS,
-    begin_points,
-    begin_transform,
-    copy_trunk,
-    restore_linearly,
-    sensitivity,
+from pipeline.training.start import (
+    begin_decoders,
+    begin_encoder,
+    load_what_is_there,
+    measure,
+    measured_crops,
+    set_statistics,
 )
+from pipeline.training.teacher import Answer, ask
 
 _LAMBDA_RANGE = (0.05, 400.0)
-_STATISTICS_BATCHES = 24
 
 
 @dataclass(frozen=True)
@@ -117,24 +116,16 @@ class Trainer:
         """Instead of ``restore``: begin with ``codec_state`` (from a bundle or checkpoint), or afresh; measures the
         backbones. Decoders that the state has not start afresh, those of other backbones are passed over.
         """
-        crops = self._measured_crops()
-        features = {tag: self._measure_targets(tag, crops) for tag in self.frozen}
-        own = {tag: f"synthesis.{decoder_name(tag)}." for tag in self.frozen}
-        fresh = list(own)
-        if codec_state is not None:
-            decoders = tuple(own.values())
-            foreign = {key for key in codec_state if key.startswith("synthesis.") and not key.startswith(decoders)}
-            state = {key: value for key, value in codec_state.items() if key not in foreign}
-            fresh = [tag for tag, prefix in own.items() if not any(key.startswith(prefix) for key in state)]
-            may_lack = [own[tag] for tag in fresh]
-            for tag, synthesis in self.codec.synthesis.items():
-                if tag not in fresh and isinstance(synthesis, InvertedResidualSynthesis):
-                    synthesis.silence_blocks()  # those that the state lacks stay silent
-                    may_lack.append(f"{own[tag]}blocks.")
-            load_state(self.codec, state, may_lack=tuple(may_lack))
-        linear = {tag: features[tag] for tag in fresh if self.codec.synthesis[tag].begins_linear}
-        del features
-        self._begin_in_closed_form(crops, linear, encoder=codec_state is None)
+        crops = measured_crops(self.sampler, self.recipe.phases[-1], self.device)
+        measured = {tag: measure(frozen, crops) for tag, frozen in self.frozen.items()}
+        self.pooled_std = {tag: one.pooled_std for tag, one in measured.items()}
+        set_statistics(self.codec, measured)
+        fresh: Sequence[str] = self.recipe.codec.backbones
+        if codec_state is None:
+            begin_encoder(self.codec, self.recipe, self.frozen, self._encoder_source, crops, measured)
+        else:
+            fresh = load_what_is_there(self.codec, codec_state)
+        begin_decoders(self.codec, fresh, crops, measured)
         self.workers.share_([*self.codec.state_dict().values(), *self.pooled_std.values()])
         self.average.load_state_dict(self.codec.state_dict())
 
@@ -393,54 +384,6 @@ class Trainer:
         averages = [t for t in self.average.state_dict().values() if t.is_floating_point()]
         current = [t for t in self.codec.state_dict().values() if t.is_floating_point()]
         torch._foreach_lerp_(averages, current, 1 - decay)
-
-    def _begin_in_closed_form(self, crops: list[Tensor], features: dict[str, Tensor], *, encoder: bool) -> None:
-        """What is fresh and can begin so (closed_form.py): the encoder with its gains and priors, and the decoders of
-        ``features``, tag -> the cut feature over ``crops``.
-        """
-        analysis = self.codec.analysis
-        encoder = encoder and isinstance(analysis, InvertedResidualAnalysis)
-        if encoder:
-            assert isinstance(analysis, InvertedResidualAnalysis)
-            copy_trunk(analysis, self._encoder_source)
-            asked = [
-                sensitivity(frozen, crops, pooled_std=self.pooled_std[tag], seed=self.recipe.seed)
-                for tag, frozen in self.frozen.items()
-            ]
-            begin_transform(analysis, crops, asked)
-        if not encoder and not features:
-            return
-        with torch.no_grad():
-            latent_BCHW = torch.cat([analysis(crop).float() for crop in crops])
-        if encoder:
-            begin_points(self.codec, latent_BCHW, self.recipe.target_bytes)
-        for tag, feature_BDHW in features.items():
-            restore_linearly(self.codec.synthesis[tag], latent_BCHW, feature_BDHW)  # type: ignore[arg-type]
-
-    def _measured_crops(self) -> list[Tensor]:
-        """The crops that statistics are taken of before training: always the same, in none of the pools."""
-        last = self.recipe.phases[-1]
-        numbers = range(2**31, 2**31 + _STATISTICS_BATCHES)
-        return [self.sampler.batch(number, size=last.crop, count=last.batch).to(self.device) for number in numbers]
-
-    @torch.no_grad()
-    def _measure_targets(self, tag: str, crops: list[Tensor]) -> Tensor:
-        """Per-channel mean and std of the cut feature, and std of the pooled features, over a few hundred crops; gives
-        the cut feature, float32 [N, C, H, W].
-        """
-        frozen = self.frozen[tag]
-        features, pooled = [], []
-        for image_BCHW in crops:
-            feature_BCHW = frozen.head_part(image_BCHW)
-            features.append(feature_BCHW.float())
-            pooled.append(frozen.tail(feature_BCHW).float())
-        feature_NCHW = torch.cat(features)
-        std_C = feature_NCHW.std(dim=(0, 2, 3)).clamp_min(1e-3)
-        self.codec.synthesis[tag].set_target_statistics(feature_NCHW.mean(dim=(0, 2, 3)), std_C)  # type: ignore[operator]
-        std_D = torch.cat(pooled).std(dim=0)
-        # Rarely active pooled features would weigh far too much if divided by their own tiny deviation.
-        self.pooled_std[tag] = std_D.clamp_min(0.25 * float(std_D.median()))
-        return feature_NCHW
 
 
 def _check_crops(recipe: Recipe) -> None:

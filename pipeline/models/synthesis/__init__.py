@@ -9,8 +9,8 @@ no weights are needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -90,8 +90,8 @@ BLUEPRINTS = {
 def build_synthesis(tag: str, latent: LatentShape, *, blocks: int = 0) -> NormalisedSynthesis:
     """The decoder for the backbone ``tag``, cut at ``cut_stride(latent)``; freshly initialised.
 
-    ``blocks``: how many a decoder of the EfficientNet family has, 0 for the usual number. Raises ConfigError for a tag that
-    timm does not know, and for a backbone without a blueprint.
+    ``blocks``: how many a decoder of the EfficientNet family has, 0 for the usual number. Raises ConfigError for a tag
+    that timm does not know, and for a backbone without a blueprint.
     """
     return _maker(tag, latent, blocks)()
 

@@ -17,7 +17,7 @@ from pipeline.codec import LatentShape  # noqa: E402
 from pipeline.errors import ConfigError, EngineError  # noqa: E402
 from pipeline.models.analysis import ANALYSES  # noqa: E402
 from pipeline.models.backbones import load_backbone  # noqa: E402
-from pipeline.training import decoder, loop  # noqa: E402
+from pipeline.training import decoder, start  # noqa: E402
 from pipeline.training.checkpoints import codec_state_from_bundle  # noqa: E402
 from pipeline.training.decoder import add_decoder, backbone_entry, train_decoder  # noqa: E402
 from pipeline.training.recipes import Recipe, decoder_recipe, with_crops  # noqa: E402
@@ -36,7 +36,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSettings:
         return replace(recipe, phases=tuple(replace(phase, batch=4) for phase in recipe.phases))
 
     monkeypatch.setattr(decoder, "decoder_recipe", tiny)
-    monkeypatch.setattr(loop, "_STATISTICS_BATCHES", 2)
+    monkeypatch.setattr(start, "MEASURED_BATCHES", 2)
     photos = write_tar(tmp_path / "photos.tar", ["a.png", "b.png", "c.png"])
     return RunSettings((str(photos),), tmp_path / "store", tmp_path / "out", steps=2, threads=1, device="cpu")
 

@@ -164,9 +164,7 @@ def test_a_start_in_closed_form(backbone: CutBackbone, sampler: CropSampler, tmp
     assert torch.equal(made.average.log_gain_PC, made.codec.log_gain_PC)
 
 
-def test_a_deeper_decoder_goes_on_from_a_usual_one(
-    backbone: CutBackbone, sampler: CropSampler, tmp_path: Path
-) -> None:
+def test_a_deeper_decoder_goes_on_from_a_usual_one(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:
     """What its weights lack begins as blocks that pass everything on: the same features at first; then all learn."""
     tag = "tf_efficientnet_lite2"
     backbones = {LITE0: backbone, tag: load_backbone(tag, pretrained=False)}

@@ -18,7 +18,7 @@ from safetensors.torch import save_file  # noqa: E402
 from pipeline.bundle import Bundle, default_bundle_path  # noqa: E402
 from pipeline.errors import ConfigError, FrankenError  # noqa: E402
 from pipeline.models.backbones import load_backbone  # noqa: E402
-from pipeline.training import loop, recipes, run  # noqa: E402
+from pipeline.training import loop, recipes, run, start  # noqa: E402
 from pipeline.training.checkpoints import codec_state_from_bundle, load_checkpoint  # noqa: E402
 from pipeline.training.log import Counters  # noqa: E402
 from pipeline.training.recipes import Recipe  # noqa: E402
@@ -38,7 +38,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSettings:
         return replace(recipe, phases=tuple(replace(phase, batch=4) for phase in recipe.phases), warmup_steps=1)
 
     monkeypatch.setattr(run, "objective_recipe", tiny)
-    monkeypatch.setattr(loop, "_STATISTICS_BATCHES", 2)
+    monkeypatch.setattr(start, "MEASURED_BATCHES", 2)
     photos = str(write_tar(tmp_path / "photos.tar", ["a.png", "b.png", "c.png"]))
     return RunSettings((photos,), tmp_path / "store", tmp_path / "out", steps=2, threads=1, device="cpu")
 
