@@ -118,7 +118,7 @@ def backbone_entry(backbone: CutBackbone, *, default: bool = False, side: int = 
 
 def _new_recipe(codec: CodecConfig) -> Recipe:
     (tag,) = codec.backbones
-    return decoder_recipe(codec, linear=begins_linear(tag, codec.latent))
+    return decoder_recipe(codec, linear=codec.backbones if begins_linear(tag, codec.latent) else ())
 
 
 def _config(bundle: Bundle, backbone: str) -> CodecConfig:

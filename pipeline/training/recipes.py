@@ -7,6 +7,7 @@ tail, with truly rounded symbols, at growing resolution. Behind an encoder in cl
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -177,18 +178,20 @@ def objective_recipe(name: str = "default", base: Recipe | None = None) -> Recip
     return replace(base, phases=phases)
 
 
-def decoder_recipe(codec: CodecConfig, base: Recipe | None = None, *, linear: bool = False) -> Recipe:
+def decoder_recipe(codec: CodecConfig, base: Recipe | None = None, *, linear: Collection[str] = ()) -> Recipe:
     """The plan for decoders on an encoder that stays: no rate, and symbols truly rounded from the start. ``linear``:
-    all of them begin as linear maps, which bear small steps only; backbones other than the first, whose features are
-    no linear function of the encoder's, then get most of them.
+    the backbones whose decoders begin as linear maps, which bear small steps only.
+
+    Where others have to be trained from scratch, these stay as they begin (``train decoder`` goes on with one). Where
+    all are linear, that of the backbone which the encoder comes from stays: steps were not found to improve it.
     """
     base = base if base is not None else Recipe()
     phases = tuple(replace(phase, rounding="straight_through", rate_ramp=False) for phase in base.phases)
-    others = len(codec.backbones) - 1
-    shares = (1 / (others + 1),) * (others + 1)
-    if linear:
+    trained = [tag for tag in codec.backbones if tag not in linear]
+    if not trained:
         phases = CLOSED_FORM_PHASES
-        shares = (0.2, *(0.8 / others,) * others) if others else shares
+        trained = [tag for tag in codec.backbones if tag != base.encoder_from] or list(codec.backbones)
+    shares = tuple((tag in trained) / len(trained) for tag in codec.backbones)
     points = len(codec.operating_points)
     if points != len(base.point_shares):
         ones = (1.0,) * points  # no rate is steered, so neither targets nor lambdas matter

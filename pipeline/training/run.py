@@ -292,7 +292,7 @@ def _new_recipe(objective: str, backbones: tuple[str, ...], analysis: str) -> Re
             backbone_shares=(1 / len(backbones),) * len(backbones),
         )
     if analysis == "inverted_residual":
-        linear = all(begins_linear(tag, latent) for tag in base.codec.backbones)
+        linear = [tag for tag in base.codec.backbones if begins_linear(tag, latent)]
         base = decoder_recipe(base.codec, base, linear=linear)
     return objective_recipe(objective, base)
 

@@ -79,7 +79,7 @@ BLUEPRINTS = {
     # Budgeted by *time*: dense convolutions on the small grid take far less of it per multiplication than the head
     # part's depthwise ones on 112 x 112. With 0.94 to 1.43 times the multiplications, the decoders of
     # EfficientNet-Lite take 0.4 of the head part's time at 1/16, and less than all of it at 1/8; one of four blocks
-    # with 1.54 times the multiplications takes TIME4 (docs/training.md).
+    # with 1.54 times the multiplications takes 0.55 of it (docs/training.md).
     "EfficientNet": Blueprint(_inverted_residual, width_step=8, macs_ratio_max=1.55),
     "ResNet": Blueprint(_resnet, width_step=16),
     "ConvNeXt": Blueprint(_convnext, width_step=8),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pipeline.codec import LatentShape  # noqa: E402
 from pipeline.errors import ConfigError, EngineError  # noqa: E402
 from pipeline.models.analysis import ANALYSES  # noqa: E402
 from pipeline.models.backbones import load_backbone  # noqa: E402
+from pipeline.models.feature_codec import CodecConfig  # noqa: E402
 from pipeline.training import decoder, start  # noqa: E402
 from pipeline.training.checkpoints import codec_state_from_bundle  # noqa: E402
 from pipeline.training.decoder import add_decoder, backbone_entry, train_decoder  # noqa: E402
@@ -31,8 +33,8 @@ TAG = "tf_efficientnet_lite0.in1k"  # with a dot, as most of timm's tags
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSettings:
     """A run of two steps on crops of 32."""
 
-    def tiny(codec: object, *, linear: bool) -> Recipe:
-        recipe = with_crops(decoder_recipe(codec, linear=linear), 32)  # type: ignore[arg-type]
+    def tiny(codec: CodecConfig, *, linear: Collection[str]) -> Recipe:
+        recipe = with_crops(decoder_recipe(codec, linear=linear), 32)
         return replace(recipe, phases=tuple(replace(phase, batch=4) for phase in recipe.phases))
 
     monkeypatch.setattr(decoder, "decoder_recipe", tiny)

@@ -183,12 +183,30 @@ def test_stages_are_channels_first(tag: str, stages: int) -> None:
     assert teacher.fixed_side(backbone) == (224 if "swin" in tag else None)
 
 
-def test_linear_decoders_learn_in_small_steps() -> None:
-    """No phase is faster than they bear, and most steps go to the backbones that a linear map serves badly."""
-    recipe = decoder_recipe(CodecConfig(), linear=True)
+@pytest.mark.parametrize(
+    ("backbones", "linear", "shares", "small_steps"),
+    [
+        (("tf_efficientnet_lite0", "tf_efficientnet_lite2"), 2, (0, 1), True),
+        (("tf_efficientnet_lite0",), 1, (1,), True),
+        (("tf_efficientnet_lite2", "mobilenetv2_100"), 2, (0.5, 0.5), True),
+        (("tf_efficientnet_lite0", "tf_efficientnet_lite2", "resnet18"), 2, (0, 0, 1), False),
+        (("resnet18", "convnext_atto"), 0, (0.5, 0.5), False),
+    ],
+)
+def test_whose_decoders_learn(
+    backbones: tuple[str, ...], linear: int, shares: tuple[float, ...], small_steps: bool
+) -> None:
+    """Linear ones in small steps, but for that of the encoder's own backbone; none where others are from scratch."""
+    recipe = decoder_recipe(CodecConfig(backbones=backbones), linear=backbones[:linear])
     assert recipe.decoders_only
-    assert max(rate for phase in recipe.phases for rate in phase.learning_rate) <= 1e-4
-    assert recipe.backbone_shares == pytest.approx((0.2, 0.8))
+    assert recipe.backbone_shares == pytest.approx(shares)
+    assert (max(rate for phase in recipe.phases for rate in phase.learning_rate) <= 1e-4) is small_steps
+
+
+def test_linear_decoders_learn_all_objectives() -> None:
+    """The terms are those of any other run."""
+    codec = CodecConfig()
+    recipe = decoder_recipe(codec, linear=codec.backbones)
     for name, terms in TERMS.items():
         for phase in objective_recipe(name, recipe).phases:
             assert {term for term, field in TERM_WEIGHTS.items() if getattr(phase, field) > 0} | {"mse"} == terms
