@@ -21,7 +21,7 @@
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
-#define ABI             4      /* native_coder.py's _ABI: any change of a function or struct */
+#define ABI             5      /* native_coder.py's _ABI: any change of a function or struct */
 #define STATE_LOW       65536u /* 2^16: the state's lower bound, and the start state without the check */
 #define MAGNITUDE_MAX   4095   /* limits.SYMBOL_MAGNITUDE_MAX */
 #define ESCAPE_BITS_MAX 13
@@ -30,7 +30,15 @@
 #define RAW             0x80000000u /* a step that is raw bits: RAW | bits << 16 | value */
 
 enum { BUFFER_FULL = -1, SYMBOL_TOO_LARGE = -2, BAD_ARGUMENT = -3 };
-enum { KIND_NONE, KIND_REFERENCE, KIND_REFERENCE_NEIGHBOURHOOD, KIND_CHECKERBOARD, KIND_LAYER, KIND_CHANGES };
+enum {
+    KIND_NONE,
+    KIND_REFERENCE,
+    KIND_REFERENCE_NEIGHBOURHOOD,
+    KIND_CHECKERBOARD,
+    KIND_LAYER,
+    KIND_CHANGES,
+    KIND_CHECKERBOARD_SUM
+};
 
 typedef struct { /* one slot, ready for encoding: x' = x + bias + floor(x / freq) * complement */
     uint64_t reciprocal;
@@ -206,13 +214,18 @@ static void add_classes(const int32_t *thresholds, int count, int step_, grid g,
     }
 }
 
-/* Class of the four neighbours' magnitudes. */
+/* Class of the four neighbours' magnitudes, or of their sum with signs. */
 static void add_neighbourhood(const context_term *t, const int16_t *channel, grid g, int odd_only, work *w) {
     const ptrdiff_t stride = g.width + 1, cells = stride * g.height;
+    const int with_signs = t->kind == KIND_CHECKERBOARD_SUM;
     int16_t *plane = plane_of(w, g), *restrict sums = w->sums;
     for (int y = 0; y < g.height; y++) {
         const int16_t *in = channel + (ptrdiff_t)y * g.width;
-        for (int x = 0; x < g.width; x++) plane[y * stride + 1 + x] = (int16_t)abs(in[x]);
+        int16_t *out = plane + y * stride + 1;
+        if (with_signs)
+            memcpy(out, in, (size_t)g.width * sizeof *out);
+        else
+            for (int x = 0; x < g.width; x++) out[x] = (int16_t)abs(in[x]);
     }
     for (ptrdiff_t i = 0; i < cells; i++)
         sums[i] = (int16_t)(plane[i - 1] + plane[i + 1] + plane[i - stride] + plane[i + stride]);
@@ -269,7 +282,7 @@ static void add_clipped(const context_term *t, const int16_t *restrict symbols, 
 
 static const context_term *checkerboard_of(const plan *p, int layer) {
     for (int k = p->term_first[layer]; k < p->term_first[layer + 1]; k++)
-        if (p->terms[k].kind == KIND_CHECKERBOARD) return &p->terms[k];
+        if (p->terms[k].kind == KIND_CHECKERBOARD || p->terms[k].kind == KIND_CHECKERBOARD_SUM) return &p->terms[k];
     return NULL;
 }
 

@@ -35,7 +35,7 @@ SHARE_MAX: Final = 256
 """Thresholds of kind `changes` are shares of this."""
 TERMS_MAX: Final = 8
 
-Kind = Literal["none", "reference", "reference_neighbourhood", "checkerboard", "layer", "changes"]
+Kind = Literal["none", "reference", "reference_neighbourhood", "checkerboard", "layer", "changes", "checkerboard_sum"]
 SetName = Literal["intra", "inter"]
 _PARAMETERS: Final[Mapping[str, frozenset[str]]] = {
     "none": frozenset(),
@@ -44,7 +44,9 @@ _PARAMETERS: Final[Mapping[str, frozenset[str]]] = {
     "checkerboard": frozenset({"thresholds"}),
     "layer": frozenset({"clip", "sources"}),
     "changes": frozenset({"thresholds"}),
+    "checkerboard_sum": frozenset({"thresholds"}),
 }
+_CHECKERBOARDS: Final = ("checkerboard", "checkerboard_sum")
 _KNOWN_KINDS: Final = f"expected {', '.join(_PARAMETERS)}; update FrankenStream"
 
 
@@ -68,7 +70,7 @@ class Term:
                 return 2 * self.clip + 1
             case "reference_neighbourhood" | "changes":
                 return len(self.thresholds) + 1
-            case "checkerboard":
+            case "checkerboard" | "checkerboard_sum":
                 return len(self.thresholds) + 2
 
     @property
@@ -89,6 +91,11 @@ def reference_neighbourhood(*thresholds: int) -> Term:
 def checkerboard(*thresholds: int) -> Term:
     """Second half of a checkerboard: class of the summed magnitudes of the four neighbours, all in the first half."""
     return Term("checkerboard", thresholds=thresholds)
+
+
+def checkerboard_sum(*thresholds: int) -> Term:
+    """The same for the sum of the four neighbours with their signs: a symbol tends to be what its neighbours are."""
+    return Term("checkerboard_sum", thresholds=thresholds)
 
 
 def layer(sources: Sequence[int], clip: int = 1) -> Term:
@@ -170,7 +177,7 @@ def has_changes(terms: Sequence[Term]) -> bool:
 
 
 def has_checkerboard(terms: Sequence[Term]) -> bool:
-    return any(term.kind == "checkerboard" for term in terms)
+    return any(term.kind in _CHECKERBOARDS for term in terms)
 
 
 def context_values(
@@ -200,6 +207,8 @@ def context_values(
                 value = _magnitude_class(cast(Symbols, reference_HW), term.thresholds)
             case "checkerboard":
                 value = np.where(odd_places(*channel_HW.shape), 1 + _magnitude_class(channel_HW, term.thresholds), 0)
+            case "checkerboard_sum":
+                value = np.where(odd_places(*channel_HW.shape), 1 + _sum_class(channel_HW, term.thresholds), 0)
             case "layer":
                 value = _clipped(symbols_CHW[term.sources[channel_in_layer]], term.clip)
             case "changes":
@@ -264,8 +273,12 @@ def _clipped(symbols_HW: Symbols, clip: int) -> NDArray[np.int64]:
 
 
 def _magnitude_class(symbols_HW: Symbols, thresholds: Sequence[int]) -> NDArray[np.int64]:
-    magnitude = _neighbours(np.abs(symbols_HW.astype(np.int64)))
-    return np.asarray(np.searchsorted(np.asarray(thresholds), magnitude, side="right"), dtype=np.int64)
+    return _sum_class(np.abs(symbols_HW.astype(np.int64)), thresholds)
+
+
+def _sum_class(values_HW: Symbols | NDArray[np.int64], thresholds: Sequence[int]) -> NDArray[np.int64]:
+    sums_HW = _neighbours(values_HW.astype(np.int64))
+    return np.asarray(np.searchsorted(np.asarray(thresholds), sums_HW, side="right"), dtype=np.int64)
 
 
 def _change_class(earlier: Earlier, thresholds: Sequence[int]) -> NDArray[np.int64]:
@@ -293,22 +306,25 @@ def _check_terms(terms: Sequence[Term], where: str, *, with_reference: bool) -> 
         wants = _PARAMETERS[term.kind]
         if "clip" in wants and not 1 <= term.clip <= CLIP_MAX:
             raise BundleError(f"{where}: clip is {term.clip}, expected 1 to {CLIP_MAX}")
-        if "thresholds" in wants and not _thresholds_are_sound(term.thresholds):
+        least = -THRESHOLD_MAX if term.kind == "checkerboard_sum" else 1
+        if "thresholds" in wants and not _thresholds_are_sound(term.thresholds, least):
             raise BundleError(
-                f"{where}: thresholds are {list(term.thresholds)}: expected 1 to {THRESHOLDS_MAX} rising numbers from 1"
+                f"{where}: thresholds are {list(term.thresholds)}: expected 1 to {THRESHOLDS_MAX} rising numbers from "
+                f"{least}"
             )
         if term.kind == "changes" and term.thresholds[-1] > SHARE_MAX:
             raise BundleError(f"{where}: thresholds of changes are {list(term.thresholds)}, limit {SHARE_MAX} (all)")
-    if sum(term.kind == "checkerboard" for term in terms) > 1:
+    if sum(term.kind in _CHECKERBOARDS for term in terms) > 1:
         raise BundleError(f"{where}: more than one checkerboard term, expected at most one")
     count = context_count(terms)
     if len(terms) > TERMS_MAX or count > CONTEXTS_MAX:
         raise BundleError(f"{where}: {len(terms)} terms make {count} contexts, limit {TERMS_MAX} and {CONTEXTS_MAX}")
 
 
-def _thresholds_are_sound(thresholds: Sequence[int]) -> bool:
+def _thresholds_are_sound(thresholds: Sequence[int], least: int) -> bool:
     rising = all(low < high for low, high in itertools.pairwise(thresholds))
-    return 1 <= len(thresholds) <= THRESHOLDS_MAX and rising and thresholds[0] >= 1 and thresholds[-1] <= THRESHOLD_MAX
+    several = 1 <= len(thresholds) <= THRESHOLDS_MAX
+    return several and rising and thresholds[0] >= least and thresholds[-1] <= THRESHOLD_MAX
 
 
 def _check_sources(term: Term, where: str, channels: int, first_channel: int) -> None:

@@ -22,11 +22,13 @@ LIBRARY: Final = Path(__file__).with_name("_range_coder.so")
 """Where pipeline.codec.build puts it."""
 INSTALL_HINT: Final = "sudo apt-get install gcc libc6-dev, then python -m pipeline.codec.build (or install again)"
 
-_ABI: Final = 4
+_ABI: Final = 5
 _BUFFER_FULL, _SYMBOL_TOO_LARGE = -1, -2
 _KEPT_WORKSPACES: Final = 16
 _KEPT_WORKSPACE_BYTES: Final = 4_194_304
-_KINDS: Final = ("none", "reference", "reference_neighbourhood", "checkerboard", "layer", "changes")
+_KINDS: Final = (
+    "none", "reference", "reference_neighbourhood", "checkerboard", "layer", "changes", "checkerboard_sum",
+)  # fmt: skip
 _TERM: Final = np.dtype(
     [
         *((name, "i4") for name in ("kind", "clip", "step", "sources", "threshold_count")),

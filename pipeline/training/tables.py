@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from pipeline.codec import ChannelPmf, Contexts, EntropyModel, OperatingPoint, stream_symbols
-from pipeline.codec.contexts import Earlier, SetName, changes, checkerboard, context_values, reference
+from pipeline.codec.contexts import Earlier, SetName, Term, changes, checkerboard_sum, context_values, reference
 from pipeline.codec.places import PLACE_CONTEXTS, count_places, place_shares, refreshed_places
 from pipeline.models.feature_codec import LAYERS, FeatureCodec, channels_per_layer
 
@@ -41,8 +41,8 @@ class Thresholds(NamedTuple):
 
 THRESHOLDS = {"low": Thresholds(0.65, 0.15), "standard": Thresholds(0.65, 0.55), "high": Thresholds(0.65, 0.55)}
 """Operating point → its thresholds, where they were not chosen on clips (`pipeline.training.stickiness`)."""
-DETAILED_LAYERS = 2
-"""Layers whose channels get more contexts (`default_contexts`)."""
+DETAILED_LAYERS = {"intra": 3, "inter": 2}
+"""Layers whose channels get more contexts in a set (`default_contexts`)."""
 COUNTED_SHARES = (0.0, 0.75, 1.0, 1.5)
 """Clips are counted at these shares of their operating point's threshold. Context `changes` tells them apart, so that
 tables which have seen them all serve each within 6 % of tables of its own."""
@@ -208,18 +208,18 @@ def smoothed_pmf(counts_XS: np.ndarray, prior_S: np.ndarray) -> ChannelPmf:
 
 
 def default_contexts(*, with_references: bool = True) -> Contexts:
-    """The contexts of the default bundle (docs/decisions/0008-sticky-symbols.md has what each brings).
+    """The contexts of the default bundle (docs/decisions/0008-sticky-symbols.md and 0016 have what each brings).
 
     Alone, a frame is predicted from the finished half of a checkerboard. With a reference, the same place there tells
-    most, and a map of refreshed places says where to look at all (0013-refreshed-places.md). In both, places where the
-    channels before differ from their prediction have it likewise in this one. The channels behind the first layers
-    have few symbols that are not 0, so few tables do for each.
+    most, and a map of refreshed places says where to look at all (0013-refreshed-places.md). Places where the channels
+    before differ from their prediction have it likewise in this one. The channels behind the first layers have few
+    symbols that are not 0, so few tables do for each.
     """
-    first_intra, intra = (checkerboard(1, 2, 4, 7), changes(20, 56, 105)), (checkerboard(1, 3), changes(56))
-    first_inter, inter = (reference(3), changes(10, 52)), (reference(1), changes(26))
-    rest = LAYERS - DETAILED_LAYERS
-    return Contexts(
-        intra=(first_intra,) * DETAILED_LAYERS + (intra,) * rest,
-        inter=(first_inter,) * DETAILED_LAYERS + (inter,) * rest if with_references else None,
-        places=with_references,
-    )
+
+    def layers(set_name: SetName, first: tuple[Term, ...], others: tuple[Term, ...]) -> tuple[tuple[Term, ...], ...]:
+        detailed = DETAILED_LAYERS[set_name]
+        return (first,) * detailed + (others,) * (LAYERS - detailed)
+
+    intra = layers("intra", (checkerboard_sum(-9, -5, -2, 0, 1, 3, 6, 10),), (checkerboard_sum(-1, 2), changes(20, 90)))
+    inter = layers("inter", (reference(3), changes(10, 52)), (reference(1), changes(26)))
+    return Contexts(intra=intra, inter=inter if with_references else None, places=with_references)

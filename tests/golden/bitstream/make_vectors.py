@@ -140,7 +140,7 @@ def full_vector() -> dict[str, Any]:
 def main() -> None:
     vectors = {
         name.replace(", ", "-"): small_vector(name, seed, precision)
-        for seed, (name, precision) in enumerate(zip(CONTEXTS, (12, 12, 12, 13, 12, 16, 12, 13), strict=True))
+        for seed, (name, precision) in enumerate(zip(CONTEXTS, (12, 12, 12, 13, 12, 16, 12, 13, 12), strict=True))
     }
     vectors["full"] = full_vector()
     for name, content in vectors.items():

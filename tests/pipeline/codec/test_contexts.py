@@ -11,6 +11,7 @@ from pipeline.codec.contexts import (
     Term,
     changes,
     checkerboard,
+    checkerboard_sum,
     coding_order,
     context_values,
     earlier_changes,
@@ -47,6 +48,12 @@ def test_checkerboard_is_0_on_the_first_half_and_classes_the_second():
     channel = np.array([[2, 9, 1], [9, -4, 9], [0, 9, 0]], np.int16)
     # Neighbours of the odd places: 2+1+4, 2+4+0, 1+4+0, 4+0+0
     assert values(checkerboard(5, 7), channel=channel) == [[0, 3, 0], [2, 0, 2], [0, 1, 0]]
+
+
+def test_checkerboard_sum_classes_the_neighbours_with_their_signs():
+    channel = np.array([[2, 9, -1], [9, -4, 9], [0, 9, 1]], np.int16)
+    # Sums at the odd places: 2-1-4, 2-4+0, -1-4+1, -4+0+1
+    assert values(checkerboard_sum(-3, -2, 0), channel=channel) == [[0, 2, 0], [3, 0, 1], [0, 2, 0]]
 
 
 def test_layer_is_the_clipped_symbol_of_its_source():
@@ -120,6 +127,13 @@ def entry(term=None, **more):
         (entry({"kind": "reference", "clip": 8}), "clip is 8"),
         (entry({"kind": "reference", "clip": True}), "whole number"),
         (entry({"kind": "checkerboard", "thresholds": [3, 3]}), "rising"),
+        (entry({"kind": "checkerboard", "thresholds": [-1]}), "rising numbers from 1"),
+        (entry({"kind": "checkerboard_sum", "thresholds": [0, 0]}), "rising numbers from -16384"),
+        (entry({"kind": "checkerboard_sum", "thresholds": [-16_385]}), "rising numbers from -16384"),
+        (
+            [{"set": "intra", "terms": [{"kind": f"checkerboard{sort}", "thresholds": [1]} for sort in ("", "_sum")]}],
+            "more than one checkerboard",
+        ),
         (entry({"kind": "checkerboard", "thresholds": []}), "rising"),
         (entry({"kind": "checkerboard", "thresholds": [0]}), "rising"),
         (entry({"kind": "checkerboard", "thresholds": ["1"]}), "whole numbers"),

@@ -2,7 +2,7 @@
 import { BundleError } from "../errors";
 
 export interface Term {
-  kind: "none" | "reference" | "reference_neighbourhood" | "checkerboard" | "layer" | "changes";
+  kind: "none" | "reference" | "reference_neighbourhood" | "checkerboard" | "layer" | "changes" | "checkerboard_sum";
   clip: number;
   thresholds: number[];
   /** Kind `layer`: for each channel of the layer, a channel of an earlier layer. */
@@ -24,6 +24,7 @@ const PARAMETERS: Record<Term["kind"], (keyof Term)[]> = {
   checkerboard: ["thresholds"],
   layer: ["clip", "sources"],
   changes: ["thresholds"],
+  checkerboard_sum: ["thresholds"],
 };
 
 /** Thresholds of kind `changes` are shares of this. */
@@ -71,12 +72,13 @@ export function termValues(term: Term): number {
     case "layer": return 2 * term.clip + 1;
     case "reference_neighbourhood":
     case "changes": return term.thresholds.length + 1;
-    case "checkerboard": return term.thresholds.length + 2;
+    case "checkerboard":
+    case "checkerboard_sum": return term.thresholds.length + 2;
   }
 }
 
 export function hasCheckerboard(terms: readonly Term[]): boolean {
-  return terms.some((term) => term.kind === "checkerboard");
+  return terms.some((term) => term.kind === "checkerboard" || term.kind === "checkerboard_sum");
 }
 
 export function hasChanges(terms: readonly Term[]): boolean {
@@ -112,10 +114,13 @@ export function contextValues(terms: readonly Term[], at: Surroundings, out: Uin
         addClipped(at.symbols, term.sources[at.channelInLayer]! * places, term.clip, step, places, out);
         break;
       case "reference_neighbourhood":
-        addMagnitudes(at.reference!, own, term.thresholds, step, at, out, false);
+        addSums(at.reference!, own, term.thresholds, step, at, out, { oddOnly: false, value: Math.abs });
         break;
       case "checkerboard":
-        addMagnitudes(at.symbols, own, term.thresholds, step, at, out, true);
+        addSums(at.symbols, own, term.thresholds, step, at, out, { oddOnly: true, value: Math.abs });
+        break;
+      case "checkerboard_sum":
+        addSums(at.symbols, own, term.thresholds, step, at, out, { oddOnly: true, value: itself });
         break;
       case "changes":
         addChanges(term.thresholds, step, at, out);
@@ -132,10 +137,15 @@ function addClipped(from: Int16Array, first: number, clip: number, step: number,
   }
 }
 
-/** Class of the summed magnitudes of the four neighbours; with `oddOnly` even places have 0 and classes begin at 1. */
-function addMagnitudes(
-  from: Int16Array, first: number, thresholds: readonly number[], step: number,
-  { height, width }: Surroundings, out: Uint16Array, oddOnly: boolean,
+const itself = (symbol: number): number => symbol;
+
+/**
+ * Class of the sum over the four neighbours of `value` of their symbol; with `oddOnly` even places have 0 and classes
+ * begin at 1.
+ */
+function addSums(
+  from: Int16Array, first: number, thresholds: readonly number[], step: number, { height, width }: Surroundings,
+  out: Uint16Array, { oddOnly, value: valueOf }: { oddOnly: boolean; value: (symbol: number) => number },
 ): void {
   const base = oddOnly ? 1 : 0;
   for (let row = 0, place = 0; row < height; row++) {
@@ -143,10 +153,10 @@ function addMagnitudes(
       if (oddOnly && !((row + column) & 1)) continue;
       const at = first + place;
       let sum = 0;
-      if (row > 0) sum += Math.abs(from[at - width]!);
-      if (row < height - 1) sum += Math.abs(from[at + width]!);
-      if (column > 0) sum += Math.abs(from[at - 1]!);
-      if (column < width - 1) sum += Math.abs(from[at + 1]!);
+      if (row > 0) sum += valueOf(from[at - width]!);
+      if (row < height - 1) sum += valueOf(from[at + width]!);
+      if (column > 0) sum += valueOf(from[at - 1]!);
+      if (column < width - 1) sum += valueOf(from[at + 1]!);
       let value = base;
       for (const threshold of thresholds) if (threshold <= sum) value++;
       out[place]! += step * value;
