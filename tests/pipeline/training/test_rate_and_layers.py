@@ -19,6 +19,7 @@ from pipeline.preprocess import Preprocessor  # noqa: E402
 from pipeline.runtime.encoder import preprocess_spec  # noqa: E402
 from pipeline.training.checkpoints import codec_state_from_bundle  # noqa: E402
 from pipeline.training.losses import feature_loss  # noqa: E402
+from pipeline.training.start import load_what_is_there  # noqa: E402
 from recordings.samples import sample_path  # noqa: E402
 
 LITE0 = "tf_efficientnet_lite0"
@@ -35,7 +36,7 @@ def codec(bundle: Bundle) -> FeatureCodec:
     points = tuple(point.name for point in bundle.operating_points)
     config = CodecConfig(bundle.edge_spec.analysis.name, (LITE0, "tf_efficientnet_lite2"), points)
     made = FeatureCodec(config).eval().requires_grad_(False)
-    made.load_state_dict(codec_state_from_bundle(bundle))
+    load_what_is_there(made, codec_state_from_bundle(bundle))
     return made
 
 
