@@ -43,7 +43,7 @@ Kind = tuple[kinds.Term, ...]
 VARIANTS: dict[str, tuple[Kind, Kind | None]] = {
     "none": ((), None),
     "checkerboard": ((kinds.checkerboard(1, 3),), None),
-    "checkerboard sum": ((kinds.checkerboard_sum(-1, 2),), None),
+    "previous": ((kinds.previous(-1, 2),), None),
     "reference": ((), (kinds.reference(3),)),
     "reference+neighbourhood": ((), (kinds.reference(3), kinds.reference_neighbourhood(1, 3))),
 }

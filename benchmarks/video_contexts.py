@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.codec import Contexts, LatentCodec, LatentSpec, Reference, TableCounter, Term, quantise, stream_symbols
-from pipeline.codec.contexts import changes, checkerboard, checkerboard_sum, layer, reference, reference_neighbourhood
+from pipeline.codec.contexts import changes, checkerboard, layer, previous, reference, reference_neighbourhood
 from pipeline.errors import ConfigError
 
 COUNTED_WITHOUT = ("reference + neighbourhood", "reference + changes")
@@ -83,7 +83,7 @@ def ablation(
 def intra_sets(spec: LatentSpec, sources: Sequence[tuple[int, ...]]) -> dict[str, Terms]:
     """Name → terms of each layer, for frames that stand alone."""
     board, moved = checkerboard(1, 2, 4, 7), changes(8, 20, 36, 56, 80, 105, 135, 170)
-    signed = checkerboard_sum(-9, -5, -2, 0, 1, 3, 6, 10)
+    signed = previous(-8, -4, -2, 0, 1, 3, 5, 9)
     channels = _layer_terms(sources)
     return {
         "none": _alike(spec),
@@ -92,8 +92,8 @@ def intra_sets(spec: LatentSpec, sources: Sequence[tuple[int, ...]]) -> dict[str
         "checkerboard": _alike(spec, board),
         "checkerboard + layer": tuple((board, *terms) for terms in channels),
         "checkerboard + changes": _alike(spec, board, moved),
-        "checkerboard sum": _alike(spec, signed),
-        "checkerboard sum + changes": _alike(spec, signed, changes(20, 90)),
+        "previous": _alike(spec, signed),
+        "previous + changes": _alike(spec, signed, changes(20, 90)),
     }
 
 

@@ -36,13 +36,13 @@ CONTEXTS = {
     "places": Contexts(
         inter=((kinds.reference(2), kinds.changes(20, 90, 256)), (), (kinds.checkerboard(1, 3),)), places=True
     ),
-    "sums": Contexts(
+    "previous": Contexts(
         intra=(
-            (kinds.checkerboard_sum(-3, -1, 0, 2),),
-            (kinds.changes(100), kinds.checkerboard_sum(-16_384, 1)),
-            (kinds.checkerboard_sum(16_384), kinds.layer([0, 2, 2], clip=1)),
+            (kinds.previous(-3, -1, 0, 2),),
+            (kinds.changes(100), kinds.previous(-16_384, 1)),
+            (kinds.previous(16_384), kinds.layer([0, 2, 2], clip=1)),
         ),
-        inter=((kinds.reference(1), kinds.checkerboard_sum(-1, 0, 1)), (), (kinds.checkerboard_sum(0),)),
+        inter=((kinds.reference(1), kinds.previous(-1, 0, 1)), (), (kinds.previous(0),)),
         places=True,
     ),
 }

@@ -37,7 +37,7 @@ enum {
     KIND_CHECKERBOARD,
     KIND_LAYER,
     KIND_CHANGES,
-    KIND_CHECKERBOARD_SUM
+    KIND_PREVIOUS
 };
 
 typedef struct { /* one slot, ready for encoding: x' = x + bias + floor(x / freq) * complement */
@@ -214,18 +214,13 @@ static void add_classes(const int32_t *thresholds, int count, int step_, grid g,
     }
 }
 
-/* Class of the four neighbours' magnitudes, or of their sum with signs. */
+/* Class of the four neighbours' magnitudes. */
 static void add_neighbourhood(const context_term *t, const int16_t *channel, grid g, int odd_only, work *w) {
     const ptrdiff_t stride = g.width + 1, cells = stride * g.height;
-    const int with_signs = t->kind == KIND_CHECKERBOARD_SUM;
     int16_t *plane = plane_of(w, g), *restrict sums = w->sums;
     for (int y = 0; y < g.height; y++) {
         const int16_t *in = channel + (ptrdiff_t)y * g.width;
-        int16_t *out = plane + y * stride + 1;
-        if (with_signs)
-            memcpy(out, in, (size_t)g.width * sizeof *out);
-        else
-            for (int x = 0; x < g.width; x++) out[x] = (int16_t)abs(in[x]);
+        for (int x = 0; x < g.width; x++) plane[y * stride + 1 + x] = (int16_t)abs(in[x]);
     }
     for (ptrdiff_t i = 0; i < cells; i++)
         sums[i] = (int16_t)(plane[i - 1] + plane[i + 1] + plane[i - stride] + plane[i + stride]);
@@ -280,13 +275,23 @@ static void add_clipped(const context_term *t, const int16_t *restrict symbols, 
     for (ptrdiff_t i = 0; i < places; i++) context[i] = (uint8_t)(context[i] + step * (clamp(symbols[i], clip) + clip));
 }
 
-static const context_term *checkerboard_of(const plan *p, int layer) {
+/* Class of the sum of the symbols to the left and above: of a whole channel, which an encoder has. */
+static void add_previous(const context_term *t, const int16_t *channel, grid g, work *w) {
+    const ptrdiff_t stride = g.width + 1, cells = stride * g.height;
+    int16_t *plane = plane_of(w, g), *restrict sums = w->sums;
+    for (int y = 0; y < g.height; y++)
+        memcpy(plane + y * stride + 1, channel + (ptrdiff_t)y * g.width, (size_t)g.width * sizeof *plane);
+    for (ptrdiff_t i = 0; i < cells; i++) sums[i] = (int16_t)(plane[i - 1] + plane[i - stride]);
+    add_classes(t->thresholds, t->threshold_count, t->step, g, 0, w);
+}
+
+static const context_term *term_of(const plan *p, int layer, int kind) {
     for (int k = p->term_first[layer]; k < p->term_first[layer + 1]; k++)
-        if (p->terms[k].kind == KIND_CHECKERBOARD || p->terms[k].kind == KIND_CHECKERBOARD_SUM) return &p->terms[k];
+        if (p->terms[k].kind == kind) return &p->terms[k];
     return NULL;
 }
 
-/* Contexts of a channel from all terms but the checkerboard, which the first half does not need. */
+/* Contexts of a channel from all terms but those that look at the channel itself: checkerboard and previous. */
 static void base_contexts(frame *f, int layer, int channel) {
     const plan *p = f->p;
     const ptrdiff_t places = f->g.places, own = channel * places;
@@ -442,7 +447,8 @@ static uint32_t *listed_steps(uint32_t *step, const table_ref *tables, const int
 static uint32_t *layer_steps(frame *f, int layer, uint32_t *step, int *predicted) {
     const plan *p = f->p;
     const grid g = f->g;
-    const context_term *checkerboard = checkerboard_of(p, layer);
+    const context_term *checkerboard = term_of(p, layer, KIND_CHECKERBOARD);
+    const context_term *previous = term_of(p, layer, KIND_PREVIOUS);
     const int has_terms = p->term_first[layer] < p->term_first[layer + 1];
     const int first = p->layer_first[layer], counts = begin_changes(f, layer);
     *predicted = 1;
@@ -466,6 +472,7 @@ static uint32_t *layer_steps(frame *f, int layer, uint32_t *step, int *predicted
         }
         base_contexts(f, layer, c);
         if (checkerboard) add_neighbourhood(checkerboard, own, g, 1, &f->w);
+        if (previous) add_previous(previous, own, g, &f->w);
         if (f->mapped)
             step = listed_steps(step, tables, own, f->w.context, checkerboard ? f->w.halves : f->w.refreshed, f->count);
         else
@@ -670,6 +677,23 @@ static int take_listed_places(decode_lane *lane_, const slot_tables *tables_, co
     return 1;
 }
 
+/* The class of what lies to the left and above is known only when these are: place by place, `list` or row by row. */
+static int take_previous_places(decode_lane *lane_, const slot_tables *tables_, const table_ref *refs,
+                                const uint8_t *context, const context_term *previous, int16_t *symbols, grid g,
+                                const int32_t *list, ptrdiff_t count) {
+    decode_lane lane = *lane_;
+    const slot_tables tables = *tables_;
+    for (ptrdiff_t k = 0; k < count; k++) {
+        const ptrdiff_t i = list ? list[k] : k;
+        const int left = i % g.width ? symbols[i - 1] : 0, above = i >= g.width ? symbols[i - g.width] : 0;
+        int value = 0;
+        for (int n = 0; n < previous->threshold_count; n++) value += left + above >= previous->thresholds[n];
+        if (!take_symbol(&lane, &tables, &refs[context[i] + previous->step * value], symbols + i)) return 0;
+    }
+    *lane_ = lane;
+    return 1;
+}
+
 /* Which of the two slots from `first_slot` was coded. */
 static int take_flag(decode_lane *lane, const plan *p, int first_slot, int *flag) {
     const uint32_t c = lane->x & ((1u << p->precision) - 1u);
@@ -696,7 +720,8 @@ static int take_channel(decode_lane *lane, frame *f, int layer, int channel) {
     const grid g = f->g;
     const slot_tables tables = {p->decode_slots, p->slot_of, (uint32_t)p->precision};
     const table_ref *refs = &p->tables[p->context_first[channel]];
-    const context_term *checkerboard = checkerboard_of(p, layer);
+    const context_term *checkerboard = term_of(p, layer, KIND_CHECKERBOARD);
+    const context_term *previous = term_of(p, layer, KIND_PREVIOUS);
     int16_t *own = f->decoded + channel * g.places;
     if (p->skip_slot[channel] >= 0) {
         int skip;
@@ -710,6 +735,9 @@ static int take_channel(decode_lane *lane, frame *f, int layer, int channel) {
     else if (p->term_first[layer] == p->term_first[layer + 1])
         return take_plain_channel(lane, &tables, refs, own, g.places);
     base_contexts(f, layer, channel);
+    if (previous)
+        return take_previous_places(lane, &tables, refs, f->w.context, previous, own, g, f->mapped ? f->w.refreshed : NULL,
+                                    f->mapped ? f->count : g.places);
     if (f->mapped) {
         const int32_t *list = checkerboard ? f->w.halves : f->w.refreshed;
         const ptrdiff_t half = checkerboard ? f->first_half : f->count;

@@ -35,7 +35,7 @@ SHARE_MAX: Final = 256
 """Thresholds of kind `changes` are shares of this."""
 TERMS_MAX: Final = 8
 
-Kind = Literal["none", "reference", "reference_neighbourhood", "checkerboard", "layer", "changes", "checkerboard_sum"]
+Kind = Literal["none", "reference", "reference_neighbourhood", "checkerboard", "layer", "changes", "previous"]
 SetName = Literal["intra", "inter"]
 _PARAMETERS: Final[Mapping[str, frozenset[str]]] = {
     "none": frozenset(),
@@ -44,9 +44,8 @@ _PARAMETERS: Final[Mapping[str, frozenset[str]]] = {
     "checkerboard": frozenset({"thresholds"}),
     "layer": frozenset({"clip", "sources"}),
     "changes": frozenset({"thresholds"}),
-    "checkerboard_sum": frozenset({"thresholds"}),
+    "previous": frozenset({"thresholds"}),
 }
-_CHECKERBOARDS: Final = ("checkerboard", "checkerboard_sum")
 _KNOWN_KINDS: Final = f"expected {', '.join(_PARAMETERS)}; update FrankenStream"
 
 
@@ -68,9 +67,9 @@ class Term:
                 return 1
             case "reference" | "layer":
                 return 2 * self.clip + 1
-            case "reference_neighbourhood" | "changes":
+            case "reference_neighbourhood" | "changes" | "previous":
                 return len(self.thresholds) + 1
-            case "checkerboard" | "checkerboard_sum":
+            case "checkerboard":
                 return len(self.thresholds) + 2
 
     @property
@@ -93,9 +92,9 @@ def checkerboard(*thresholds: int) -> Term:
     return Term("checkerboard", thresholds=thresholds)
 
 
-def checkerboard_sum(*thresholds: int) -> Term:
-    """The same for the sum of the four neighbours with their signs: a symbol tends to be what its neighbours are."""
-    return Term("checkerboard_sum", thresholds=thresholds)
+def previous(*thresholds: int) -> Term:
+    """Class of the sum of the symbols to the left and above, with their signs: neighbours tend to be alike."""
+    return Term("previous", thresholds=thresholds)
 
 
 def layer(sources: Sequence[int], clip: int = 1) -> Term:
@@ -177,7 +176,15 @@ def has_changes(terms: Sequence[Term]) -> bool:
 
 
 def has_checkerboard(terms: Sequence[Term]) -> bool:
-    return any(term.kind in _CHECKERBOARDS for term in terms)
+    return any(term.kind == "checkerboard" for term in terms)
+
+
+def previous_term(terms: Sequence[Term]) -> tuple[Term, int] | None:
+    """The term of kind `previous`, and what one of its values adds to a context."""
+    for number, term in enumerate(terms):
+        if term.kind == "previous":
+            return term, context_count(terms[:number])
+    return None
 
 
 def context_values(
@@ -187,11 +194,14 @@ def context_values(
     symbols_CHW: Symbols,
     reference_HW: Symbols | None,
     earlier: Earlier | None = None,
+    *,
+    with_previous: bool = True,
 ) -> NDArray[np.intp]:
     """Context number of each place of a channel, intp [H, W].
 
     `channel_HW` is the channel itself (a decoder has its first half, the rest is not looked at), `symbols_CHW` the
     frame with all earlier layers, `reference_HW` the reference's same channel, `earlier` what kind `changes` needs.
+    Without `with_previous` a term of that kind counts 0: a decoder adds it place by place.
     """
     context = np.zeros(channel_HW.shape, dtype=np.int64)
     step = 1
@@ -207,8 +217,8 @@ def context_values(
                 value = _magnitude_class(cast(Symbols, reference_HW), term.thresholds)
             case "checkerboard":
                 value = np.where(odd_places(*channel_HW.shape), 1 + _magnitude_class(channel_HW, term.thresholds), 0)
-            case "checkerboard_sum":
-                value = np.where(odd_places(*channel_HW.shape), 1 + _sum_class(channel_HW, term.thresholds), 0)
+            case "previous":
+                value = _previous_class(channel_HW, term.thresholds) * int(with_previous)
             case "layer":
                 value = _clipped(symbols_CHW[term.sources[channel_in_layer]], term.clip)
             case "changes":
@@ -273,12 +283,13 @@ def _clipped(symbols_HW: Symbols, clip: int) -> NDArray[np.int64]:
 
 
 def _magnitude_class(symbols_HW: Symbols, thresholds: Sequence[int]) -> NDArray[np.int64]:
-    return _sum_class(np.abs(symbols_HW.astype(np.int64)), thresholds)
+    magnitude = _neighbours(np.abs(symbols_HW.astype(np.int64)))
+    return np.asarray(np.searchsorted(np.asarray(thresholds), magnitude, side="right"), dtype=np.int64)
 
 
-def _sum_class(values_HW: Symbols | NDArray[np.int64], thresholds: Sequence[int]) -> NDArray[np.int64]:
-    sums_HW = _neighbours(values_HW.astype(np.int64))
-    return np.asarray(np.searchsorted(np.asarray(thresholds), sums_HW, side="right"), dtype=np.int64)
+def _previous_class(symbols_HW: Symbols, thresholds: Sequence[int]) -> NDArray[np.int64]:
+    padded = np.pad(symbols_HW.astype(np.int64), ((1, 0), (1, 0)))
+    return np.asarray(np.searchsorted(np.asarray(thresholds), padded[1:, :-1] + padded[:-1, 1:], side="right"))
 
 
 def _change_class(earlier: Earlier, thresholds: Sequence[int]) -> NDArray[np.int64]:
@@ -306,7 +317,7 @@ def _check_terms(terms: Sequence[Term], where: str, *, with_reference: bool) -> 
         wants = _PARAMETERS[term.kind]
         if "clip" in wants and not 1 <= term.clip <= CLIP_MAX:
             raise BundleError(f"{where}: clip is {term.clip}, expected 1 to {CLIP_MAX}")
-        least = -THRESHOLD_MAX if term.kind == "checkerboard_sum" else 1
+        least = -THRESHOLD_MAX if term.kind == "previous" else 1
         if "thresholds" in wants and not _thresholds_are_sound(term.thresholds, least):
             raise BundleError(
                 f"{where}: thresholds are {list(term.thresholds)}: expected 1 to {THRESHOLDS_MAX} rising numbers from "
@@ -314,8 +325,8 @@ def _check_terms(terms: Sequence[Term], where: str, *, with_reference: bool) -> 
             )
         if term.kind == "changes" and term.thresholds[-1] > SHARE_MAX:
             raise BundleError(f"{where}: thresholds of changes are {list(term.thresholds)}, limit {SHARE_MAX} (all)")
-    if sum(term.kind in _CHECKERBOARDS for term in terms) > 1:
-        raise BundleError(f"{where}: more than one checkerboard term, expected at most one")
+    if sum(term.kind in ("checkerboard", "previous") for term in terms) > 1:
+        raise BundleError(f"{where}: more than one term of kind checkerboard or previous, expected at most one")
     count = context_count(terms)
     if len(terms) > TERMS_MAX or count > CONTEXTS_MAX:
         raise BundleError(f"{where}: {len(terms)} terms make {count} contexts, limit {TERMS_MAX} and {CONTEXTS_MAX}")

@@ -27,7 +27,7 @@ _BUFFER_FULL, _SYMBOL_TOO_LARGE = -1, -2
 _KEPT_WORKSPACES: Final = 16
 _KEPT_WORKSPACE_BYTES: Final = 4_194_304
 _KINDS: Final = (
-    "none", "reference", "reference_neighbourhood", "checkerboard", "layer", "changes", "checkerboard_sum",
+    "none", "reference", "reference_neighbourhood", "checkerboard", "layer", "changes", "previous",
 )  # fmt: skip
 _TERM: Final = np.dtype(
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
@@ -12,7 +13,14 @@ from numpy.typing import NDArray
 from pipeline.codec import range_coder
 from pipeline.codec.bitstream import LAYERS_BYTES_MAX
 from pipeline.codec.coding_plan import CodingPlan
-from pipeline.codec.contexts import coding_order, context_values, earlier_changes, has_changes, has_checkerboard
+from pipeline.codec.contexts import (
+    coding_order,
+    context_values,
+    earlier_changes,
+    has_changes,
+    has_checkerboard,
+    previous_term,
+)
 from pipeline.codec.places import Places, place_contexts, refreshed_places
 from pipeline.codec.quantisation import Symbols
 from pipeline.codec.range_coder import DamagedLayer, RangeDecoder, Step
@@ -210,6 +218,9 @@ def _decode_channel(
     symbols_HW = symbols_CHW[channel]
     symbols_HW[...] = 0 if places is None else prediction(plan, channel, reference)
     flat = symbols_HW.reshape(-1)
+    if previous_term(plan.terms[layer]) is not None:
+        _decode_place_by_place(plan, layer, channel, decoder, symbols_CHW, reference, places)
+        return
     halves = 2 if has_checkerboard(plan.terms[layer]) else 1
     first_half = (flat.size + 1) // 2
     for half in range(halves):
@@ -220,6 +231,31 @@ def _decode_channel(
             order = order[places.reshape(-1)[order]]
         numbers = (int(plan.context_first[channel]) + context.reshape(-1)[order]).tolist()
         flat[order] = [_take_symbol(plan, number, decoder) for number in numbers]
+
+
+def _decode_place_by_place(
+    plan: CodingPlan,
+    layer: int,
+    channel: int,
+    decoder: RangeDecoder,
+    symbols_CHW: Symbols,
+    reference: Symbols | None,
+    places: Places | None,
+) -> None:
+    """A channel whose contexts look to the left and above."""
+    symbols_HW = symbols_CHW[channel]
+    found = previous_term(plan.terms[layer])
+    assert found is not None
+    term, step = found
+    _, context = _order_and_context(plan, layer, channel, symbols_HW, symbols_CHW, reference, with_previous=False)
+    first = int(plan.context_first[channel])
+    for row, column in np.ndindex(symbols_HW.shape):
+        if places is not None and not places[row, column]:
+            continue
+        left = int(symbols_HW[row, column - 1]) if column else 0
+        above = int(symbols_HW[row - 1, column]) if row else 0
+        value = bisect_right(term.thresholds, left + above)
+        symbols_HW[row, column] = _take_symbol(plan, first + int(context[row, column]) + step * value, decoder)
 
 
 def _take_symbol(plan: CodingPlan, number: int, decoder: RangeDecoder) -> int:
@@ -249,14 +285,24 @@ def prediction(plan: CodingPlan, channel: int, reference: Symbols | None) -> Sym
 
 
 def _order_and_context(
-    plan: CodingPlan, layer: int, channel: int, symbols_HW: Symbols, symbols_CHW: Symbols, reference: Symbols | None
+    plan: CodingPlan,
+    layer: int,
+    channel: int,
+    symbols_HW: Symbols,
+    symbols_CHW: Symbols,
+    reference: Symbols | None,
+    *,
+    with_previous: bool = True,
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     terms = plan.terms[layer]
     order = coding_order(*symbols_HW.shape, checkerboard_order=has_checkerboard(terms))
     in_layer = channel - int(plan.layer_first[layer])
     own_reference = None if reference is None else reference[channel]
     earlier = earlier_changes(symbols_CHW, channel, reference, plan.fill) if has_changes(terms) else None
-    return order, context_values(terms, in_layer, symbols_HW, symbols_CHW, own_reference, earlier)
+    context = context_values(
+        terms, in_layer, symbols_HW, symbols_CHW, own_reference, earlier, with_previous=with_previous
+    )
+    return order, context
 
 
 def _slot_step(plan: CodingPlan, slot: int) -> Step:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from pipeline.codec import ChannelPmf, Contexts, EntropyModel, OperatingPoint, stream_symbols
-from pipeline.codec.contexts import Earlier, SetName, Term, changes, checkerboard_sum, context_values, reference
+from pipeline.codec.contexts import Earlier, SetName, Term, changes, context_values, previous, reference
 from pipeline.codec.places import PLACE_CONTEXTS, count_places, place_shares, refreshed_places
 from pipeline.models.feature_codec import LAYERS, FeatureCodec, channels_per_layer
 
@@ -210,7 +210,7 @@ def smoothed_pmf(counts_XS: np.ndarray, prior_S: np.ndarray) -> ChannelPmf:
 def default_contexts(*, with_references: bool = True) -> Contexts:
     """The contexts of the default bundle (docs/decisions/0008-sticky-symbols.md and 0016 have what each brings).
 
-    Alone, a frame is predicted from the finished half of a checkerboard. With a reference, the same place there tells
+    Alone, a frame is predicted from what lies to the left and above. With a reference, the same place there tells
     most, and a map of refreshed places says where to look at all (0013-refreshed-places.md). Places where the channels
     before differ from their prediction have it likewise in this one. The channels behind the first layers have few
     symbols that are not 0, so few tables do for each.
@@ -220,6 +220,6 @@ def default_contexts(*, with_references: bool = True) -> Contexts:
         detailed = DETAILED_LAYERS[set_name]
         return (first,) * detailed + (others,) * (LAYERS - detailed)
 
-    intra = layers("intra", (checkerboard_sum(-9, -5, -2, 0, 1, 3, 6, 10),), (checkerboard_sum(-1, 2), changes(20, 90)))
+    intra = layers("intra", (previous(-8, -4, -2, 0, 1, 3, 5, 9),), (previous(0, 1), changes(20, 90)))
     inter = layers("inter", (reference(3), changes(10, 52)), (reference(1), changes(26)))
     return Contexts(intra=intra, inter=inter if with_references else None, places=with_references)

@@ -11,11 +11,12 @@ from pipeline.codec.contexts import (
     Term,
     changes,
     checkerboard,
-    checkerboard_sum,
     coding_order,
     context_values,
     earlier_changes,
     layer,
+    previous,
+    previous_term,
     reference,
     reference_neighbourhood,
 )
@@ -50,10 +51,12 @@ def test_checkerboard_is_0_on_the_first_half_and_classes_the_second():
     assert values(checkerboard(5, 7), channel=channel) == [[0, 3, 0], [2, 0, 2], [0, 1, 0]]
 
 
-def test_checkerboard_sum_classes_the_neighbours_with_their_signs():
+def test_previous_classes_the_sum_to_the_left_and_above():
     channel = np.array([[2, 9, -1], [9, -4, 9], [0, 9, 1]], np.int16)
-    # Sums at the odd places: 2-1-4, 2-4+0, -1-4+1, -4+0+1
-    assert values(checkerboard_sum(-3, -2, 0), channel=channel) == [[0, 2, 0], [3, 0, 1], [0, 2, 0]]
+    # Sums: [0 2 9], [2 18 -5], [9 -4 18]
+    assert values(previous(-4, 0, 9), channel=channel) == [[2, 2, 3], [2, 3, 0], [3, 1, 3]]
+    assert previous_term([reference(1), previous(0)]) == (previous(0), 3)
+    assert previous_term([reference(1)]) is None
 
 
 def test_layer_is_the_clipped_symbol_of_its_source():
@@ -128,11 +131,11 @@ def entry(term=None, **more):
         (entry({"kind": "reference", "clip": True}), "whole number"),
         (entry({"kind": "checkerboard", "thresholds": [3, 3]}), "rising"),
         (entry({"kind": "checkerboard", "thresholds": [-1]}), "rising numbers from 1"),
-        (entry({"kind": "checkerboard_sum", "thresholds": [0, 0]}), "rising numbers from -16384"),
-        (entry({"kind": "checkerboard_sum", "thresholds": [-16_385]}), "rising numbers from -16384"),
+        (entry({"kind": "previous", "thresholds": [0, 0]}), "rising numbers from -16384"),
+        (entry({"kind": "previous", "thresholds": [-16_385]}), "rising numbers from -16384"),
         (
-            [{"set": "intra", "terms": [{"kind": f"checkerboard{sort}", "thresholds": [1]} for sort in ("", "_sum")]}],
-            "more than one checkerboard",
+            [{"set": "intra", "terms": [{"kind": sort, "thresholds": [1]} for sort in ("checkerboard", "previous")]}],
+            "more than one term of kind checkerboard or previous",
         ),
         (entry({"kind": "checkerboard", "thresholds": []}), "rising"),
         (entry({"kind": "checkerboard", "thresholds": [0]}), "rising"),
@@ -148,7 +151,7 @@ def entry(term=None, **more):
         ([{"set": "intra", "terms": [{"kind": "reference", "clip": 1}]}], "needs a reference"),
         ([{"set": "inter", "terms": [{"kind": "reference", "clip": 7}] * 3}], "contexts, limit"),
         ([{"set": "inter", "terms": [{"kind": "none"}] * 9}], "9 terms"),
-        ([{"set": "intra", "terms": [{"kind": "checkerboard", "thresholds": [1]}] * 2}], "more than one checkerboard"),
+        ([{"set": "intra", "terms": [{"kind": "checkerboard", "thresholds": [1]}] * 2}], "more than one term"),
     ],
 )
 def test_unsound_declarations_are_refused_in_one_line(entries, words):

@@ -2,7 +2,7 @@
 import { BundleError } from "../errors";
 
 export interface Term {
-  kind: "none" | "reference" | "reference_neighbourhood" | "checkerboard" | "layer" | "changes" | "checkerboard_sum";
+  kind: "none" | "reference" | "reference_neighbourhood" | "checkerboard" | "layer" | "changes" | "previous";
   clip: number;
   thresholds: number[];
   /** Kind `layer`: for each channel of the layer, a channel of an earlier layer. */
@@ -24,7 +24,7 @@ const PARAMETERS: Record<Term["kind"], (keyof Term)[]> = {
   checkerboard: ["thresholds"],
   layer: ["clip", "sources"],
   changes: ["thresholds"],
-  checkerboard_sum: ["thresholds"],
+  previous: ["thresholds"],
 };
 
 /** Thresholds of kind `changes` are shares of this. */
@@ -71,14 +71,14 @@ export function termValues(term: Term): number {
     case "reference":
     case "layer": return 2 * term.clip + 1;
     case "reference_neighbourhood":
-    case "changes": return term.thresholds.length + 1;
-    case "checkerboard":
-    case "checkerboard_sum": return term.thresholds.length + 2;
+    case "changes":
+    case "previous": return term.thresholds.length + 1;
+    case "checkerboard": return term.thresholds.length + 2;
   }
 }
 
 export function hasCheckerboard(terms: readonly Term[]): boolean {
-  return terms.some((term) => term.kind === "checkerboard" || term.kind === "checkerboard_sum");
+  return terms.some((term) => term.kind === "checkerboard");
 }
 
 export function hasChanges(terms: readonly Term[]): boolean {
@@ -114,13 +114,13 @@ export function contextValues(terms: readonly Term[], at: Surroundings, out: Uin
         addClipped(at.symbols, term.sources[at.channelInLayer]! * places, term.clip, step, places, out);
         break;
       case "reference_neighbourhood":
-        addSums(at.reference!, own, term.thresholds, step, at, out, { oddOnly: false, value: Math.abs });
+        addMagnitudes(at.reference!, own, term.thresholds, step, at, out, false);
         break;
       case "checkerboard":
-        addSums(at.symbols, own, term.thresholds, step, at, out, { oddOnly: true, value: Math.abs });
+        addMagnitudes(at.symbols, own, term.thresholds, step, at, out, true);
         break;
-      case "checkerboard_sum":
-        addSums(at.symbols, own, term.thresholds, step, at, out, { oddOnly: true, value: itself });
+      case "previous":
+        addPrevious(at.symbols, own, term.thresholds, step, at, out);
         break;
       case "changes":
         addChanges(term.thresholds, step, at, out);
@@ -137,15 +137,10 @@ function addClipped(from: Int16Array, first: number, clip: number, step: number,
   }
 }
 
-const itself = (symbol: number): number => symbol;
-
-/**
- * Class of the sum over the four neighbours of `value` of their symbol; with `oddOnly` even places have 0 and classes
- * begin at 1.
- */
-function addSums(
-  from: Int16Array, first: number, thresholds: readonly number[], step: number, { height, width }: Surroundings,
-  out: Uint16Array, { oddOnly, value: valueOf }: { oddOnly: boolean; value: (symbol: number) => number },
+/** Class of the summed magnitudes of the four neighbours; with `oddOnly` even places have 0 and classes begin at 1. */
+function addMagnitudes(
+  from: Int16Array, first: number, thresholds: readonly number[], step: number,
+  { height, width }: Surroundings, out: Uint16Array, oddOnly: boolean,
 ): void {
   const base = oddOnly ? 1 : 0;
   for (let row = 0, place = 0; row < height; row++) {
@@ -153,12 +148,27 @@ function addSums(
       if (oddOnly && !((row + column) & 1)) continue;
       const at = first + place;
       let sum = 0;
-      if (row > 0) sum += valueOf(from[at - width]!);
-      if (row < height - 1) sum += valueOf(from[at + width]!);
-      if (column > 0) sum += valueOf(from[at - 1]!);
-      if (column < width - 1) sum += valueOf(from[at + 1]!);
+      if (row > 0) sum += Math.abs(from[at - width]!);
+      if (row < height - 1) sum += Math.abs(from[at + width]!);
+      if (column > 0) sum += Math.abs(from[at - 1]!);
+      if (column < width - 1) sum += Math.abs(from[at + 1]!);
       let value = base;
       for (const threshold of thresholds) if (threshold <= sum) value++;
+      out[place]! += step * value;
+    }
+  }
+}
+
+/** Class of the sum of the symbols to the left and above. */
+function addPrevious(
+  from: Int16Array, first: number, thresholds: readonly number[], step: number, { height, width }: Surroundings, out: Uint16Array,
+): void {
+  for (let row = 0, place = 0; row < height; row++) {
+    for (let column = 0; column < width; column++, place++) {
+      const left = column > 0 ? from[first + place - 1]! : 0;
+      const above = row > 0 ? from[first + place - width]! : 0;
+      let value = 0;
+      for (const threshold of thresholds) if (threshold <= left + above) value++;
       out[place]! += step * value;
     }
   }
