@@ -105,14 +105,15 @@ phase, KL 0.120 with it and 0.140 without (encoder ``stem``)."""
 class Recipe:
     """All that determines a run, apart from its photos and its budget.
 
-    Each batch is shared out among the operating points by ``point_shares``; each step trains one backbone, drawn with
-    ``backbone_shares``. ``target_bytes`` (a frame at 224 x 224, by the learned prior; whole photos take as much as
-    crops of 192, small ones up to 20 % more, and the tables that ship 3 to 6 % less) determine the gains of an encoder
-    in closed form, and steer each point's lambda where the encoder learns: its logarithm moves by ``rate_control``
-    times the relative excess every step. The loss is distortion + bits per pixel / lambda; the encoder pays for the rate of point number ``paying_point`` alone,
-    the others have their gains and priors to save with (a low point's 1 / lambda is so large that it would shape the
-    encoder for all). ``decoders_only`` keeps encoder, gains and priors bit for bit. A fresh encoder with a trunk begins
-    with the shallow layers of the backbone ``encoder_from``, and behind them in closed form (closed_form.py).
+    Each batch is shared out among the operating points by ``point_shares``; each step trains one backbone, drawn
+    with ``backbone_shares``. ``target_bytes`` (a frame at 224 x 224, by the learned prior; whole photos take as
+    much as crops of 192, small ones up to 20 % more, and the tables that ship 3 to 6 % less) determine the gains of
+    an encoder in closed form, and steer each point's lambda where the encoder learns: its logarithm moves by
+    ``rate_control`` times the relative excess every step. The loss is distortion + bits per pixel / lambda; the
+    encoder pays for the rate of point number ``paying_point`` alone, the others have their gains and priors to save
+    with (a low point's 1 / lambda is so large that it would shape the encoder for all). ``decoders_only`` keeps
+    encoder, gains and priors bit for bit. A fresh encoder with a trunk begins with the shallow layers of the
+    backbone ``encoder_from``, and behind them in closed form (closed_form.py).
     """
 
     codec: CodecConfig = field(default_factory=CodecConfig)
