@@ -1,8 +1,9 @@
 """Chooses how sticky each operating point is, on clips: when a place is refreshed, and which of its symbols.
 
 A larger refresh threshold means fewer bytes and more KL to the unmodified backbone. Among the candidates of a point the
-one is taken that lies furthest below a video codec's curve: theirs have bytes ~ KL^-1.5 (measured with
-`benchmarks.video`), so what counts is the smallest bytes · KL^1.5. The point's own KL may rise by KL_RISE_MAX at most.
+one is taken that lies furthest below the curve of the operating points themselves, which is what else there is for
+fewer bytes: theirs is bytes ~ KL^-0.9 to KL^-0.5 from coarse to fine, so what counts is the smallest bytes · KL^0.7
+(docs/decisions/0017-what-the-closed-form-leaves.md). The point's own KL may rise by KL_RISE_MAX at most.
 Bytes are those of tables counted on the other half of the clips; KL never falls along the ladder, since a dip there is
 chance (docs/decisions/0013-refreshed-places.md).
 
@@ -33,8 +34,8 @@ REFRESH_THRESHOLDS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.9, 1.2)
 STICKY_THRESHOLD = 0.65
 OTHER_STICKY_THRESHOLDS = (0.5, 0.8)
 """Tried with the best refresh threshold, or with the smallest if none is worth its KL."""
-KL_WEIGHT = 1.5
-KL_RISE_MAX = 0.35
+KL_WEIGHT = 0.7
+KL_RISE_MAX = 0.4
 FRAMES = 12
 """Of each clip."""
 LAG = 1
