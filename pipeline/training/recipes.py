@@ -121,7 +121,7 @@ class Recipe:
     seed: int = 1
     backbone_shares: tuple[float, ...] = (0.6, 0.4)
     point_shares: tuple[float, ...] = (0.25, 0.4, 0.35)
-    target_bytes: tuple[float, ...] = (1525.0, 2550.0, 4050.0)
+    target_bytes: tuple[float, ...] = (1525.0, 2550.0, 4040.0)
     initial_lambda: tuple[float, ...] = (1.0, 3.0, 6.0)
     paying_point: int = 1
     rate_control: float = 0.005
