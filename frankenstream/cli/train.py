@@ -100,7 +100,7 @@ def codec(
     analysis:
         Kind of encoder: inverted_residual, conv_stem, stem or frankensplit.
     target_bytes:
-        Bytes a frame for each operating point, comma separated; by default 1480,2500,3950. The encoders
+        Bytes a frame for each operating point, comma separated; by default 1525,2550,4040. The encoders
         at an eighth of the resolution want two to three times as many.
     from_bundle:
         A new run starts from the weights of this bundle (folder or .zip).
