@@ -2,9 +2,9 @@
 
     python -m benchmarks.layers --data 'GLOB' [--bundle NAME] [--limit N] [--json FILE]
 
-The bundle's own symbols of each picture, coded with the bundle's own tables as 1, 2, 4 ... layers
-(as far as layers that come together have the same contexts): real bitstreams with
-their header, exact bytes. Frames stand alone. What training for missing layers costs is not seen here.
+The bundle's own symbols of each picture, coded with the bundle's own tables in its own layers, and in as few as the
+contexts allow (layers that come together have to have the same): real bitstreams with their header, exact bytes. Frames
+stand alone. What training for missing layers costs is not seen here.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,12 +24,9 @@ from benchmarks.evaluation_pictures import read_pictures
 from benchmarks.report import report
 from pipeline.bundle import Bundle
 from pipeline.codec import Contexts, LatentCodec, quantise
-from pipeline.codec.contexts import Term
 from pipeline.errors import ConfigError
 from pipeline.runtime.encoder import FrameEncoder, preprocess_spec
 from tasks.catalogue import load_catalogue
-
-Terms = tuple[tuple[Term, ...], ...]
 
 
 def main() -> int:
@@ -59,37 +57,32 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def layer_counts(bundle: Bundle) -> list[int]:
-    """1, 2, 4 ... up to the bundle's own number of layers, where layers of the same contexts come together."""
-    most, contexts = len(bundle.latent_spec.layers), bundle.contexts
-    sets = [terms for terms in (contexts.intra, contexts.inter) if terms]
-    return [n for n in range(1, most + 1) if most % n == 0 and all(_alike(terms, n) for terms in sets)]
+    """As few layers as contexts allow, and the bundle's own number."""
+    return sorted({len(_runs(bundle)), len(bundle.latent_spec.layers)})
 
 
 def with_layers(bundle: Bundle, layers: int) -> LatentCodec:
-    """The bundle's codec with its channels in ``layers`` equal layers, the tables untouched.
+    """The bundle's codec for frames that stand alone, with its channels in ``layers`` layers, the tables untouched.
 
-    Raises ConfigError where layers of different contexts would come together: that would mean other tables.
+    Raises ConfigError for other numbers than ``layer_counts`` gives: those would mean other tables.
     """
     codec = bundle.latent_codec()
-    spec = codec.spec
-    contexts = Contexts(
-        intra=_regrouped(spec.contexts.intra, layers),
-        inter=None if spec.contexts.inter is None else _regrouped(spec.contexts.inter, layers),
-        places=spec.contexts.places,
-    )
-    cut = replace(spec, layers=(spec.channels // layers,) * layers, contexts=contexts)
-    return LatentCodec(cut, codec.model)
+    if layers == len(codec.spec.layers):
+        return codec
+    runs = _runs(bundle)
+    if layers != len(runs):
+        raise ConfigError(f"the bundle's contexts differ between layers: they can be {len(runs)}, not {layers}")
+    own = codec.spec.layers
+    channels = tuple(sum(own[number] for number in run) for run in runs)
+    intra = tuple(codec.spec.contexts.terms("intra", run[0]) for run in runs)
+    alone = replace(codec.model, inter=None)
+    return LatentCodec(replace(codec.spec, layers=channels, contexts=Contexts(intra=intra)), alone)
 
 
-def _regrouped(terms: Terms, layers: int) -> Terms:
-    if not _alike(terms, layers):
-        raise ConfigError(f"the bundle's contexts differ between layers: they cannot be {layers}")
-    return terms[:: len(terms) // layers] if terms else terms
-
-
-def _alike(terms: Terms, layers: int) -> bool:
-    size = len(terms) // layers
-    return all(len(set(terms[start : start + size])) == 1 for start in range(0, len(terms), max(size, 1)))
+def _runs(bundle: Bundle) -> list[list[int]]:
+    """The numbers of layers that follow each other and have the same contexts, where frames stand alone."""
+    numbers = range(len(bundle.latent_spec.layers))
+    return [list(run) for _, run in groupby(numbers, lambda number: bundle.contexts.terms("intra", number))]
 
 
 def show(console: Console, figures: dict[str, Any]) -> None:

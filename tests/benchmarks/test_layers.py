@@ -16,13 +16,14 @@ def bundle() -> Bundle:
 
 
 def test_layer_counts(bundle: Bundle) -> None:
-    """Only numbers that regroup the bundle's own layers, and never the detailed first two with the others."""
-    assert layer_counts(bundle) == [4, 8]
-    with pytest.raises(ConfigError, match="they cannot be 1"):
+    """The bundle's own layers, or the detailed first three as one and the others as one."""
+    assert layer_counts(bundle) == [2, 8]
+    assert with_layers(bundle, 2).spec.layers == (96, 160)
+    with pytest.raises(ConfigError, match="they can be 2, not 1"):
         with_layers(bundle, 1)
 
 
-@pytest.mark.parametrize("layers", [4, 8])
+@pytest.mark.parametrize("layers", [2, 8])
 def test_regrouped_layers_hold_the_same_symbols(bundle: Bundle, layers: int) -> None:
     """What is coded in fewer layers decodes to the same, in fewer bytes than the bundle's own eight."""
     own, regrouped = bundle.latent_codec(), with_layers(bundle, layers)
