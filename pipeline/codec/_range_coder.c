@@ -192,6 +192,13 @@ static inline int clamp(int value, int limit) { return value < -limit ? -limit :
 /* Values lie in a plane with a zero before each row and zero rows around, so that one long loop sums neighbours. */
 static int16_t *plane_of(const work *w, grid g) { return w->plane + g.width + 1; }
 
+static int16_t *fill_plane(const work *w, grid g, const int16_t *values) {
+    int16_t *plane = plane_of(w, g);
+    for (int y = 0; y < g.height; y++)
+        memcpy(plane + y * (g.width + 1) + 1, values + (ptrdiff_t)y * g.width, (size_t)g.width * sizeof *plane);
+    return plane;
+}
+
 /* Add step * (how many of `count` thresholds the sums have reached) to the contexts; odd_only: to the second half of a
  * checkerboard, and one step more. */
 static void add_classes(const int32_t *thresholds, int count, int step_, grid g, int odd_only, work *w) {
@@ -231,11 +238,10 @@ static void add_neighbourhood(const context_term *t, const int16_t *channel, gri
 static void add_changes(const context_term *t, int channel, grid g, work *w) {
     if (channel == 0) return;
     const ptrdiff_t stride = g.width + 1, cells = stride * g.height;
-    int16_t *plane = plane_of(w, g), *restrict sums = w->sums;
+    const int16_t *plane = fill_plane(w, g, w->changed);
+    int16_t *restrict sums = w->sums;
     int32_t reached[8];
     for (int k = 0; k < t->threshold_count; k++) reached[k] = (t->thresholds[k] * 5 * channel + 255) / 256;
-    for (int y = 0; y < g.height; y++)
-        memcpy(plane + y * stride + 1, w->changed + (ptrdiff_t)y * g.width, (size_t)g.width * sizeof *plane);
     for (ptrdiff_t i = 0; i < cells; i++)
         sums[i] = (int16_t)(plane[i] + plane[i - 1] + plane[i + 1] + plane[i - stride] + plane[i + stride]);
     add_classes(reached, t->threshold_count, t->step, g, 0, w);
@@ -278,9 +284,8 @@ static void add_clipped(const context_term *t, const int16_t *restrict symbols, 
 /* Class of the sum of the symbols to the left and above: of a whole channel, which an encoder has. */
 static void add_previous(const context_term *t, const int16_t *channel, grid g, work *w) {
     const ptrdiff_t stride = g.width + 1, cells = stride * g.height;
-    int16_t *plane = plane_of(w, g), *restrict sums = w->sums;
-    for (int y = 0; y < g.height; y++)
-        memcpy(plane + y * stride + 1, channel + (ptrdiff_t)y * g.width, (size_t)g.width * sizeof *plane);
+    const int16_t *plane = fill_plane(w, g, channel);
+    int16_t *restrict sums = w->sums;
     for (ptrdiff_t i = 0; i < cells; i++) sums[i] = (int16_t)(plane[i - 1] + plane[i - stride]);
     add_classes(t->thresholds, t->threshold_count, t->step, g, 0, w);
 }

@@ -14,6 +14,7 @@ from pipeline.codec import range_coder
 from pipeline.codec.bitstream import LAYERS_BYTES_MAX
 from pipeline.codec.coding_plan import CodingPlan
 from pipeline.codec.contexts import (
+    Term,
     coding_order,
     context_values,
     earlier_changes,
@@ -218,8 +219,10 @@ def _decode_channel(
     symbols_HW = symbols_CHW[channel]
     symbols_HW[...] = 0 if places is None else prediction(plan, channel, reference)
     flat = symbols_HW.reshape(-1)
-    if previous_term(plan.terms[layer]) is not None:
-        _decode_place_by_place(plan, layer, channel, decoder, symbols_CHW, reference, places)
+    previous = previous_term(plan.terms[layer])
+    if previous is not None:
+        _, context = _order_and_context(plan, layer, channel, symbols_HW, symbols_CHW, reference, with_previous=False)
+        _take_place_by_place(plan, int(plan.context_first[channel]) + context, previous, decoder, symbols_HW, places)
         return
     halves = 2 if has_checkerboard(plan.terms[layer]) else 1
     first_half = (flat.size + 1) // 2
@@ -233,29 +236,23 @@ def _decode_channel(
         flat[order] = [_take_symbol(plan, number, decoder) for number in numbers]
 
 
-def _decode_place_by_place(
+def _take_place_by_place(
     plan: CodingPlan,
-    layer: int,
-    channel: int,
+    numbers_HW: NDArray[np.intp],
+    previous: tuple[Term, int],
     decoder: RangeDecoder,
-    symbols_CHW: Symbols,
-    reference: Symbols | None,
+    symbols_HW: Symbols,
     places: Places | None,
 ) -> None:
-    """A channel whose contexts look to the left and above."""
-    symbols_HW = symbols_CHW[channel]
-    found = previous_term(plan.terms[layer])
-    assert found is not None
-    term, step = found
-    _, context = _order_and_context(plan, layer, channel, symbols_HW, symbols_CHW, reference, with_previous=False)
-    first = int(plan.context_first[channel])
+    """A channel whose tables depend on the symbols to the left and above: `numbers_HW` is each place's for class 0."""
+    term, step = previous
     for row, column in np.ndindex(symbols_HW.shape):
         if places is not None and not places[row, column]:
             continue
         left = int(symbols_HW[row, column - 1]) if column else 0
         above = int(symbols_HW[row - 1, column]) if row else 0
         value = bisect_right(term.thresholds, left + above)
-        symbols_HW[row, column] = _take_symbol(plan, first + int(context[row, column]) + step * value, decoder)
+        symbols_HW[row, column] = _take_symbol(plan, int(numbers_HW[row, column]) + step * value, decoder)
 
 
 def _take_symbol(plan: CodingPlan, number: int, decoder: RangeDecoder) -> int:

@@ -38,7 +38,7 @@ from pipeline.training.parallel import Workers
 from pipeline.training.pool import CropPool, PooledBatch, answer_for, image_of, shuffled, trunk_feature_of
 from pipeline.training.recipes import TERM_WEIGHTS, Phase, Recipe, phase_at
 from pipeline.training.start import (
-    begin_decoders,
+    begin_behind_encoder,
     begin_encoder,
     load_what_is_there,
     measure,
@@ -121,11 +121,13 @@ class Trainer:
         self.pooled_std = {tag: one.pooled_std for tag, one in measured.items()}
         set_statistics(self.codec, measured)
         fresh: Sequence[str] = self.recipe.codec.backbones
+        computed = False
         if codec_state is None:
-            begin_encoder(self.codec, self.recipe, self.frozen, self._encoder_source, crops, measured)
+            computed = begin_encoder(self.codec, self.recipe, self.frozen, self._encoder_source, crops, measured)
         else:
             fresh = load_what_is_there(self.codec, codec_state)
-        begin_decoders(self.codec, fresh, crops, measured)
+        bytes_P = self.recipe.target_bytes if computed else None
+        begin_behind_encoder(self.codec, crops, measured, decoders=fresh, bytes_P=bytes_P)
         self.workers.share_([*self.codec.state_dict().values(), *self.pooled_std.values()])
         self.average.load_state_dict(self.codec.state_dict())
 

@@ -89,13 +89,13 @@ def begin_encoder(
     source: CutBackbone | None,
     crops: Sequence[Tensor],
     measured: Mapping[str, Measured],
-) -> None:
-    """Set an encoder that has a closed form, and with it gains and priors; others stay as they are. ``source``: the
-    backbone that its first layers come from.
+) -> bool:
+    """Set an encoder that has a closed form; others stay as they are: False. ``source``: the backbone that its first
+    layers come from.
     """
     analysis = codec.analysis
     if not isinstance(analysis, InvertedResidualAnalysis):
-        return
+        return False
     copy_trunk(analysis, source)
     batch = recipe.phases[-1].batch
     asked = [
@@ -103,23 +103,29 @@ def begin_encoder(
         for tag, one in measured.items()
     ]
     begin_transform(analysis, crops, asked)
-    begin_points(codec, _latents(codec, crops), recipe.target_bytes)
-
-
-def begin_decoders(
-    codec: FeatureCodec, tags: Sequence[str], crops: Sequence[Tensor], measured: Mapping[str, Measured]
-) -> None:
-    """Let those of these decoders that have a linear path begin as least-squares maps."""
-    linear = [tag for tag in tags if _decoder(codec, tag).begins_linear]
-    latent_BCHW = _latents(codec, crops) if linear else None
-    for tag in linear:
-        assert latent_BCHW is not None
-        restore_linearly(_decoder(codec, tag), latent_BCHW, measured[tag].feature_NDHW)
+    return True
 
 
 @torch.no_grad()
-def _latents(codec: FeatureCodec, crops: Sequence[Tensor]) -> Tensor:
-    return torch.cat([codec.analysis(image_BCHW).float() for image_BCHW in crops])
+def begin_behind_encoder(
+    codec: FeatureCodec,
+    crops: Sequence[Tensor],
+    measured: Mapping[str, Measured],
+    *,
+    decoders: Sequence[str],
+    bytes_P: Sequence[float] | None,
+) -> None:
+    """From the encoder as it is: gains and priors for ``bytes_P`` (None: they stay), and least-squares maps for those
+    of ``decoders`` that have a linear path.
+    """
+    linear = [tag for tag in decoders if _decoder(codec, tag).begins_linear]
+    if bytes_P is None and not linear:
+        return
+    latent_BCHW = torch.cat([codec.analysis(image_BCHW).float() for image_BCHW in crops])
+    if bytes_P is not None:
+        begin_points(codec, latent_BCHW, bytes_P)
+    for tag in linear:
+        restore_linearly(_decoder(codec, tag), latent_BCHW, measured[tag].feature_NDHW)
 
 
 def _decoder(codec: FeatureCodec, tag: str) -> NormalisedSynthesis:
