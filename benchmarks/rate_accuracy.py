@@ -36,7 +36,7 @@ from rich.table import Table
 
 from benchmarks.evaluation_pictures import Pictures, read_pictures
 from benchmarks.picture_codecs import DEFAULT_CODECS, QUALITIES, PictureCodec, picture_codecs
-from benchmarks.rate_plot import check_plotting, draw
+from benchmarks.rate_plot import OURS, check_plotting, draw
 from benchmarks.rate_reach import reach
 from benchmarks.report import report
 from pipeline.bundle import Bundle
@@ -52,7 +52,6 @@ from tasks.evaluate import agreement, divergence, loss_points
 from tasks.head import Head, best_indices, bundle_heads
 
 BATCH = 16
-OURS = "frankenstream"
 
 Float32 = NDArray[np.float32]
 OnPictures = Callable[[int], None]

@@ -1,8 +1,9 @@
 """The figures of `benchmarks.rate_accuracy` as a picture: bytes a frame (log) against points of top-1 lost.
 
-    python -m benchmarks.rate_plot FIGURES.json PLOT.png
+    python -m benchmarks.rate_plot FIGURES.json [MORE.json ...] PLOT.png [--axis kl]
 
-draws finished figures again. Data without labels are drawn as KL. Needs matplotlib (dependency group `dev`).
+draws finished figures again; those of several bundles in one picture, where they are of the same pictures and backbone.
+Data without labels are drawn as KL. Needs matplotlib (dependency group `dev`).
 """
 
 from __future__ import annotations
@@ -21,22 +22,28 @@ import numpy as np
 from pipeline.errors import ConfigError, FrankenError
 
 SUFFIXES = (".png", ".svg", ".pdf")
+AXES = ("loss_points", "kl")
+OURS = "frankenstream"
+"""The codec's name in the points of a bundle."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6B6B6B", "#E69F00")
 """Okabe and Ito's, told apart by everyone; ours first."""
 MARKERS = "osD^vP"
 _LOSS_TICKS = (-1, 0, 0.5, 1, 2, 5, 10, 20, 50, 100)
-_KL_TICKS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_KL_TICKS = (0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _BYTE_TICKS = (500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figures", type=Path, help="what benchmarks.rate_accuracy wrote with --json")
+    parser.add_argument("figures", type=Path, nargs="+", help="what benchmarks.rate_accuracy wrote with --json")
     parser.add_argument("plot", type=Path, help="a .png, .svg or .pdf")
+    parser.add_argument(
+        "--axis", choices=AXES, default=AXES[0], help="points of top-1, or KL to the unmodified backbone"
+    )
     options = parser.parse_args()
     try:
         check_plotting(options.plot)
-        draw(json.loads(options.figures.read_text("utf-8")), options.plot)
+        draw(merged([json.loads(file.read_text("utf-8")) for file in options.figures]), options.plot, options.axis)
     except (FrankenError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return error.exit_code if isinstance(error, FrankenError) else 3
@@ -51,24 +58,48 @@ def check_plotting(file: Path) -> None:
         raise ConfigError("drawing needs matplotlib, which is not installed: pip install matplotlib, or omit --plot")
 
 
-def draw(figures: dict[str, Any], file: Path) -> None:
+def merged(several: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of several bundles as those of one: each bundle's line has the name of its encoder, picture codecs
+    are the first one's. Raises ConfigError if they are not of the same pictures and backbone.
+    """
+    first, *others = several
+    if not others:
+        return first
+    for other in others:
+        for key in ("backbone", "task", "data", "half", "images"):
+            if other[key] != first[key]:
+                raise ConfigError(f"{key} is {first[key]} and {other[key]}: only figures of the same compare")
+    names = [figures["encoder"] for figures in several]
+    if len(set(names)) < len(names):
+        names = [f"{figures['encoder']}, {figures['bundle']} {figures['codec_id'][:6]}" for figures in several]
+    ours = [
+        point | {"codec": name}
+        for figures, name in zip(several, names, strict=True)
+        for point in figures["points"]
+        if point["codec"] == OURS
+    ]
+    return first | {"points": ours + [point for point in first["points"] if point["codec"] != OURS], "ours": names}
+
+
+def draw(figures: dict[str, Any], file: Path, axis: str = AXES[0]) -> None:
     """Write the picture. `check_plotting` has been asked before."""
-    figure = make_figure(figures)
+    figure = make_figure(figures, axis)
     figure.savefig(file, dpi=160)
     importlib.import_module("matplotlib.pyplot").close(figure)
 
 
-def make_figure(figures: dict[str, Any]) -> Any:
+def make_figure(figures: dict[str, Any], axis: str = AXES[0]) -> Any:
     """matplotlib's figure: one line a codec, labelled where it is far from the others; our operating points by name."""
     importlib.import_module("matplotlib").use("Agg")
     figure, axes = importlib.import_module("matplotlib.pyplot").subplots(figsize=(9, 5.6), layout="constrained")
-    key = "kl" if any(point["loss_points"] is None for point in figures["points"]) else "loss_points"
+    key = "kl" if any(point["loss_points"] is None for point in figures["points"]) else axis
     lines = _lines(figures["points"])
-    for number, (points, colour, marker) in enumerate(zip(lines.values(), COLOURS, MARKERS, strict=False)):
-        (_line if number else _our_line)(axes, points, key, colour=colour, marker=marker)
-    _axes(axes, figures, key)
+    ours = figures.get("ours", [OURS])
+    for (codec, points), colour, marker in zip(lines.items(), COLOURS, MARKERS, strict=False):
+        (_our_line if codec in ours else _line)(axes, points, key, colour=colour, marker=marker)
+    _axes(axes, figures, key, ours)
     figure.canvas.draw()  # names are placed by where things have come to lie
-    _label(axes, lines, key)
+    _label(axes, lines, key, ours)
     return figure
 
 
@@ -123,7 +154,7 @@ def _values(points: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.
     return np.array([point["bytes_mean"] for point in points]), np.array([point[key] for point in points], float)
 
 
-def _axes(axes: Any, figures: dict[str, Any], key: str) -> None:
+def _axes(axes: Any, figures: dict[str, Any], key: str, ours: Sequence[str]) -> None:
     """Scales, ticks in words, and a title that says what was measured on what."""
     axes.set_xscale("log")
     axes.set_xticks(_BYTE_TICKS, [f"{tick / 1000:g} kB" for tick in _BYTE_TICKS])
@@ -135,14 +166,14 @@ def _axes(axes: Any, figures: dict[str, Any], key: str) -> None:
     if key == "loss_points":
         axes.set_yscale("symlog", linthresh=1, linscale=0.6)
         axes.set_yticks(_LOSS_TICKS, [f"{tick:g}" for tick in _LOSS_TICKS])
-        bars = [point["loss_ci95"][0] for point in figures["points"] if point["codec"] == first["codec"]]
+        bars = [point["loss_ci95"][0] for point in figures["points"] if point["codec"] in ours]
         lowest = max(-2.0, min(-0.4, *bars, *(1.2 * point["loss_points"] for point in figures["points"])))
         axes.set_ylim(lowest, 1.9 * max(2.0, *(point["loss_points"] for point in figures["points"])))
         axes.axhline(0, color="black", linewidth=0.9)
         axes.set_ylabel("points of top-1 lost (bars: 95 % interval)")
         subtitle += f"; 0 is the unmodified backbone ({first['top1_direct']:.1f} % top-1 here)"
     else:
-        axes.set_yscale("symlog", linthresh=0.01, linscale=0.4)
+        axes.set_yscale("symlog", linthresh=0.005, linscale=0.4)
         axes.set_yticks(_KL_TICKS, [f"{tick:g}" for tick in _KL_TICKS])
         axes.set_ylim(-0.001, 1.9 * max(0.1, *(point["kl"] for point in figures["points"])))
         axes.set_ylabel("KL to the unmodified backbone's answers, nats")
@@ -153,7 +184,7 @@ def _axes(axes: Any, figures: dict[str, Any], key: str) -> None:
     axes.set_title(title, loc="left", fontsize=11)
 
 
-def _label(axes: Any, lines: dict[str, list[dict[str, Any]]], key: str) -> None:
+def _label(axes: Any, lines: dict[str, list[dict[str, Any]]], key: str, ours: Sequence[str]) -> None:
     """A rival's name above that point of its line which is farthest from all other points and names; ours at its left
     end.
     """
@@ -161,17 +192,17 @@ def _label(axes: Any, lines: dict[str, list[dict[str, Any]]], key: str) -> None:
     places = {codec: axes.transData.transform(np.column_stack(_values(points, key))) for codec, points in best.items()}
     named: list[np.ndarray] = []
     for codec, colour in zip(lines, COLOURS, strict=False):
-        ours = not named
         taken = [place for other, some in places.items() if other != codec for place in some] + named
         chosen = 0
-        if taken and not ours:
+        if taken and codec not in ours:
             distances = np.linalg.norm(places[codec][:, None] - np.array(taken)[None], axis=2).min(axis=1)
             chosen = int(distances.argmax())
         named.append(places[codec][chosen])
         point = best[codec][chosen]
+        left = codec in ours
         axes.annotate(
-            codec, (point["bytes_mean"], point[key]), textcoords="offset points", xytext=(-9 if ours else 10, 12),
-            ha="right" if ours else "left", color=colour, fontsize=12, fontweight="bold", zorder=7,
+            codec, (point["bytes_mean"], point[key]), textcoords="offset points", xytext=(-9 if left else 10, 12),
+            ha="right" if left else "left", color=colour, fontsize=12, fontweight="bold", zorder=7,
             path_effects=_halo(3),
         )  # fmt: skip
 

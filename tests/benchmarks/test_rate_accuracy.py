@@ -20,7 +20,7 @@ from benchmarks import rate_accuracy
 from benchmarks.evaluation_pictures import Pictures, read_pictures
 from benchmarks.picture_codecs import PictureCodec, picture_codecs
 from benchmarks.rate_accuracy import Judge, Point, drop_useless_sides
-from benchmarks.rate_plot import check_plotting, draw, make_figure
+from benchmarks.rate_plot import check_plotting, draw, make_figure, merged
 from pipeline.bundle import Bundle
 from pipeline.datasets.halves import in_half
 from pipeline.errors import ConfigError, InputError
@@ -349,10 +349,8 @@ def test_a_glob_without_matches_says_so(tmp_path: Path) -> None:
 # --- The plot -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_the_plot_names_every_codec(tmp_path: Path, labelled: bool) -> None:
-    """And our operating points, and qualities; also where nothing has labels."""
-    pytest.importorskip("matplotlib")
+def finished(*, encoder: str = "stem fp32", labelled: bool = True, **changed: object) -> dict:
+    """Figures as the benchmark writes them: one operating point, two qualities of JPEG."""
     rows = [("frankenstream", "low", 2000, 3.0), ("jpeg", "q10", 3000, 9.0), ("jpeg", "q90", 15000, 0.2)]
     points = [
         {
@@ -361,11 +359,38 @@ def test_the_plot_names_every_codec(tmp_path: Path, labelled: bool) -> None:
         }
         for codec, setting, size, loss in rows
     ]  # fmt: skip
-    figures = {"points": points, "backbone": "lite0", "images": 3}
+    same = {"backbone": "lite0", "task": "imagenet1k", "data": "x.tar", "half": "even", "images": 3}
+    return {"points": points, "encoder": encoder, "bundle": "b", "codec_id": "0123456789ab"} | same | changed
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_plot_names_every_codec(tmp_path: Path, labelled: bool) -> None:
+    """And our operating points, and qualities; also where nothing has labels."""
+    pytest.importorskip("matplotlib")
+    figures = finished(labelled=labelled)
     named = {text.get_text() for text in make_figure(figures).axes[0].texts}
     assert named == {"frankenstream", "jpeg", "low", "q10", "q90"}
     draw(figures, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_several_bundles_in_one_plot() -> None:
+    """Each by the name of its encoder, where those differ; picture codecs once; by KL where that is asked for."""
+    pytest.importorskip("matplotlib")
+    both = merged([finished(encoder="stem fp32"), finished(encoder="conv_stem fp32")])
+    axes = make_figure(both, "kl").axes[0]
+    named = [text.get_text() for text in axes.texts]
+    assert sorted(named) == ["conv_stem fp32", "jpeg", "low", "low", "q10", "q90", "stem fp32"]
+    assert "KL" in axes.get_ylabel()
+    alike = merged([finished(), finished(codec_id="ba9876543210")])
+    assert alike["ours"] == ["stem fp32, b 012345", "stem fp32, b ba9876"]
+
+
+@pytest.mark.parametrize("key", ["backbone", "task", "data", "half", "images"])
+def test_figures_of_other_pictures_are_not_mixed(key: str) -> None:
+    """One line says what differs."""
+    with pytest.raises(ConfigError, match=key):
+        merged([finished(), finished(**{key: "another"})])
 
 
 def test_a_plot_that_cannot_be_drawn_is_refused_at_once(tmp_path: Path) -> None:
