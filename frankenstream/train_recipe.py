@@ -47,6 +47,7 @@ def train_default_bundle(
     *,
     evaluate_photos: Path,
     data: Path | None,
+    tasks: Sequence[str],
     clips: Path | None,
     cache: Path | None,
     objective: str,
@@ -57,32 +58,41 @@ def train_default_bundle(
 
     Raises FrankenError; what can be checked is checked before anything is trained.
     """
-    for path in (evaluate_photos, data, clips):
-        if path is not None and not path.exists():
-            raise ConfigError(f"there is nothing at {path}: check the path")
+    training, packing = _module("training.codec"), _module("packing.pack")
+    evaluation = _module("training.run").EvaluationPhotos(evaluate_photos)
+    evaluation.check()
+    if clips is not None:
+        _module("packing.inputs").clip_files(clips)
+    if data is not None:
+        check_data(data, tasks)
+    elif tasks:
+        raise ConfigError("--tasks name heads to train: give the folder of their --data too")
     out: Path = settings.out
     packed, stages = out / "packed", Stages(out / "done.json", console)
     # Minutes count over all resumes here: stages that are done take none.
     codec_run = replace(settings, out=out / "run", minutes=None, minutes_in_all=settings.minutes)
 
     def train() -> bool:
-        outcome = importlib.import_module("pipeline.training.run").train_codec(
-            codec_run, objective=objective, evaluate_photos=evaluate_photos
-        )
-        return bool(outcome.finished)
+        wishes = training.Wishes(objective=objective)
+        return bool(training.train_codec(codec_run, wishes, evaluation=evaluation).finished)
 
     def pack() -> None:
-        flags = [
-            "--checkpoint", out / "run" / "last.pt", "--out", packed, "--count-photos", *settings.photos,
-            "--evaluate-photos", evaluate_photos, "--name", name,
-            *(["--clips", clips] if clips else []), *(["--cache", cache] if cache else []),
-            *(["--threads", settings.threads] if settings.threads else []),
-        ]  # fmt: skip
-        importlib.import_module("pipeline.training.package_default").main([str(flag) for flag in flags])
+        packing.pack(
+            packing.PackSettings(
+                checkpoint=out / "run" / "last.pt", out=packed, photos=settings.photos, clips=clips,
+                evaluate_photos=evaluate_photos, cache=cache, name=name, threads=settings.threads,
+            ),
+            say=lambda line: console.print(line, markup=False),
+        )  # fmt: skip
 
     def heads() -> None:
         assert data is not None
-        train_heads_into(packed / "bundle", data, cache=cache, threads=settings.threads, console=console)
+        train_heads_into(
+            packed / "bundle", data, tasks=tasks, cache=cache, threads=settings.threads, console=console
+        )  # fmt: skip
+        # Again: a server's drift is measured on the heads too.
+        figures = _module("packing.reference_figures")
+        figures.add_reference_figures(packed / "bundle", evaluate_photos, threads=settings.threads)
 
     done = stages.run("codec", train)
     if os.environ.get("RANK", "0") != "0":
@@ -94,6 +104,31 @@ def train_default_bundle(
     if data is not None:
         stages.run("heads", heads)
     return packed / "bundle"
+
+
+def check_data(data: Path, tasks: Sequence[str]) -> None:
+    """Raises ConfigError for tasks that are none of ours, InputError where pictures are missing. No tasks: all of them."""
+    from tasks.train_default import PLACES, find_data
+
+    _check_tasks(tasks)
+    for task in tasks or PLACES:
+        for split in ("train", "test"):
+            find_data(data, task, split)
+
+
+def _check_tasks(tasks: Sequence[str]) -> None:
+    from tasks.train_default import PLACES
+
+    unknown = [task for task in tasks if task not in PLACES]
+    if unknown:
+        raise ConfigError(
+            f"task is {unknown[0]!r}, expected {', '.join(PLACES)}; for pictures of your own: frankenstream tasks add"
+        )
+
+
+def _module(name: str) -> Any:
+    """A module of pipeline that needs torch."""
+    return importlib.import_module(f"pipeline.{name}")
 
 
 def train_heads_into(
@@ -119,14 +154,11 @@ def train_heads_into(
     from tasks.head_figures import figures_table
     from tasks.train_default import PLACES, add_heads, progress_bars, train_heads
 
-    unknown = [task for task in tasks if task not in PLACES]
-    if unknown:
-        raise ConfigError(
-            f"task is {unknown[0]!r}, expected {', '.join(PLACES)}; for pictures of your own: frankenstream tasks add"
-        )
+    _check_tasks(tasks)
     if views not in (1, 2):
         raise ConfigError(f"--views is {views}, expected 1 or 2")
     bundle = Bundle.open(folder)
+    check_data(data, tasks)
     engines = [
         build_engine(bundle, tag, backend="onnx", threads=threads, progress=console.print)
         for tag in backbones or [one.tag for one in bundle.backbones]

@@ -60,10 +60,10 @@ class RunFlags:
         return training("run").RunSettings(**vars(self) | {"photos": tuple(self.photos)})
 
 
-def training(module: str) -> Any:
-    """A module of pipeline.training. Raises ConfigError where torch is missing."""
+def training(module: str, package: str = "training") -> Any:
+    """A module of pipeline.training, or of pipeline.packing. Raises ConfigError where torch is missing."""
     try:
-        return importlib.import_module(f"pipeline.training.{module}")
+        return importlib.import_module(f"pipeline.{package}.{module}")
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.startswith("pipeline"):
             raise
@@ -74,7 +74,7 @@ def training(module: str) -> Any:
 def codec(
     *,
     run: RunFlags,
-    objective: str = "default",
+    objective: str = "",
     backbones: str = "",
     weights: Annotated[list[str] | None, Parameter(negative="")] = None,
     analysis: str = "",
@@ -92,7 +92,7 @@ def codec(
     ----------
     objective:
         What the decoders are to match: fp (the cut feature), sgfp (the same, guided by saliency maps), ghnd (all stages
-        behind the cut), kl (the answers), pooled (the pooled features), default (feature, answers and pooled features).
+        behind the cut), kl (the answers), pooled (the pooled features); all of these if not given (default).
     backbones:
         timm tags, comma separated; one encoder serves all of them.
     weights:
@@ -115,13 +115,67 @@ def codec(
     held_out_photos:
         Tar of photos without labels, for the same.
     """
-    outcome = training("run").train_codec(
-        run.settings(), objective=objective, backbones=names(backbones), weights=_weights(weights or []),
-        analysis=analysis, target_bytes=_numbers("target-bytes", target_bytes), from_bundle=from_bundle,
+    made = training("codec")
+    wishes = made.Wishes(objective, names(backbones), analysis, _numbers("target-bytes", target_bytes))
+    outcome = made.train_codec(
+        run.settings(), wishes, weights=_weights(weights or []), from_bundle=from_bundle,
         from_checkpoint=from_checkpoint, from_average=from_average, new_recipe=new_recipe,
-        evaluate_photos=evaluate_photos, held_out_photos=held_out_photos,
+        evaluation=_evaluation(evaluate_photos, held_out_photos),
     )  # fmt: skip
-    _tell(outcome, "make a bundle of it with python -m pipeline.training.package_default")
+    _tell(outcome, "make a bundle of it with frankenstream train pack")
+
+
+@app.command
+def pack(
+    checkpoint: Path,
+    *,
+    photos: Annotated[list[str], Parameter(negative="")],
+    evaluate_photos: Path,
+    out: Path,
+    clips: Path | None = None,
+    heads: Path | None = None,
+    cache: Path | None = None,
+    name: str = "frankenstream-default",
+    count_limit: int = 600,
+    evaluate_limit: int | None = None,
+    threads: int = 0,
+) -> None:
+    """Make a bundle of a codec's checkpoint: export, count tables, measure. It is OUT/bundle.
+
+    Parameters
+    ----------
+    checkpoint:
+        last.pt of `train codec`.
+    photos:
+        Tar or folder of photos to count symbols on, as in `train codec`; repeatable.
+    evaluate_photos:
+        Tar of photos with labels.csv (filename,imagenet_index) that the bundle's figures are measured on.
+    out:
+        Folder for the loose parts and bundle/.
+    clips:
+        Folder of videos that the tables for frames with a reference are counted on; none if not given.
+    heads:
+        Folder of task heads to put into the bundle.
+    cache:
+        Folder that keeps what the unmodified backbones answer.
+    name:
+        Name of the bundle.
+    count_limit:
+        Photos to count on, in all.
+    evaluate_limit:
+        Photos to measure on, for a quick look.
+    threads:
+        Threads; 0: as many as torch likes.
+    """
+    made = training("pack", package="packing")
+    bundle = made.pack(
+        made.PackSettings(
+            checkpoint=checkpoint, out=out, photos=tuple(photos), evaluate_photos=evaluate_photos, clips=clips,
+            heads=heads, cache=cache, name=name, count_limit=count_limit, evaluate_limit=evaluate_limit,
+            threads=threads,
+        )
+    )  # fmt: skip
+    print(f"{bundle.where}: bundle {bundle.bundle_id[:16]}, {bundle.size_bytes() / 1e6:.1f} MB; serve it with --bundle")
 
 
 @app.command
@@ -152,8 +206,8 @@ def decoder(
         Tar of photos without labels, for the same.
     """
     outcome = training("decoder").train_decoder(
-        run.settings(), backbone, bundle=bundle, weights_file=weights, evaluate_photos=evaluate_photos,
-        held_out_photos=held_out_photos,
+        run.settings(), backbone, bundle=bundle, weights_file=weights,
+        evaluation=_evaluation(evaluate_photos, held_out_photos),
     )  # fmt: skip
     _tell(outcome, "serve it with --bundle")
 
@@ -255,9 +309,10 @@ def default(
     run: RunFlags,
     evaluate_photos: Path,
     data: Path | None = None,
+    tasks: str = "",
     clips: Path | None = None,
     cache: Path | None = None,
-    objective: str = "default",
+    objective: str = "",
     name: str = "frankenstream-default",
 ) -> None:
     """Train the codec, pack it into OUT/packed/bundle, train the heads: everything that the default bundle is.
@@ -267,9 +322,11 @@ def default(
     Parameters
     ----------
     evaluate_photos:
-        Tar of photos with labels.csv (filename, imagenet_index) that the bundle's figures are measured on.
+        Tar of photos with labels.csv (filename,imagenet_index) that the bundle's figures are measured on.
     data:
         Folder with the tasks' data sets, see `train head`; no heads but imagenet1k if not given.
+    tasks:
+        Those of them to train heads for, comma separated; all if not given.
     clips:
         Folder of videos that the tables for frames with a reference are counted on.
     cache:
@@ -282,11 +339,15 @@ def default(
     from frankenstream.train_recipe import train_default_bundle
 
     folder = train_default_bundle(
-        run.settings(), evaluate_photos=evaluate_photos, data=data, clips=clips, cache=cache, objective=objective,
-        name=name, console=Console(highlight=False, soft_wrap=True, emoji=False),
+        run.settings(), evaluate_photos=evaluate_photos, data=data, tasks=names(tasks), clips=clips, cache=cache,
+        objective=objective, name=name, console=Console(highlight=False, soft_wrap=True, emoji=False),
     )  # fmt: skip
     if folder is not None:
         print(folder)
+
+
+def _evaluation(labelled: Path | None, held_out: Path | None) -> Any:
+    return training("run").EvaluationPhotos(labelled, held_out)
 
 
 def _tell(outcome: Any, what_next: str) -> None:

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from pipeline.codec import LatentShape
 from pipeline.errors import ConfigError
 
-TRUNK_LAYERS = 7
-"""Those of ``InvertedResidualAnalysis`` that begin as a backbone's."""
 BAND_CHANNELS = (80, 66, 66, 44)
 """Channels of a latent that each band of ``BandTransform`` gives: smooth, left-right, top-bottom, diagonal."""
 _HAAR_SIGNS = ([[1, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]])
@@ -169,18 +167,14 @@ class InvertedResidualAnalysis(Analysis):
         )
         self.transform = BandTransform(80)
 
-    def shallow(self, image_BCHW: Tensor, layers: int = TRUNK_LAYERS) -> Tensor:
-        """The feature behind the trunk's first layers, float32; [B, 80, H/16, W/16] behind all of them."""
-        feature_BCHW: Tensor = self.trunk[:layers](_centred(image_BCHW))
+    def shallow(self, image_BCHW: Tensor) -> Tensor:
+        """The feature behind the trunk, float32 [B, 80, H/16, W/16]."""
+        feature_BCHW: Tensor = self.trunk(_centred(image_BCHW))
         return feature_BCHW
 
-    def deep(self, feature_BCHW: Tensor, layers: int = TRUNK_LAYERS) -> Tensor:
-        """From the feature behind the trunk's first ``layers`` to the latent."""
-        latent_BCHW: Tensor = self.transform(self.trunk[layers:](feature_BCHW))
-        return latent_BCHW
-
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        return self.deep(self.shallow(image_BCHW))
+        latent_BCHW: Tensor = self.transform(self.shallow(image_BCHW))
+        return latent_BCHW
 
 
 class _InvertedResidual(nn.Module):

@@ -2,7 +2,7 @@
 CompressAI has it.
 
 It exists for training and for taking over CompressAI checkpoints. Nothing of it runs on an edge: after training,
-symbols are counted into integer tables (``pipeline.training.tables``), which both ends share, so that float rounding
+symbols are counted into integer tables (``pipeline.packing.tables``), which both ends share, so that float rounding
 can never desynchronise a decoder.
 
 Two things differ from CompressAI on purpose. Quantiles (and so medians) are found by bisection on the density

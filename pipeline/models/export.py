@@ -18,10 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pipeline.bundle import Backbone
 from pipeline.codec import LatentShape
 from pipeline.errors import BundleError, EngineError
 from pipeline.models.backbones import CutBackbone, cut_stride, load_backbone
 from pipeline.models.synthesis import blocks_in, build_synthesis
+from pipeline.models.weights import WEIGHT_PACKAGES
 
 OPSET = 17
 PARITY_MAX = 1e-3
@@ -158,6 +160,23 @@ def classifier_arrays(backbone: CutBackbone) -> tuple[np.ndarray, np.ndarray]:
     weight = classifier.weight.detach().float().numpy()
     bias = np.zeros(len(weight), np.float32) if classifier.bias is None else classifier.bias.detach().float().numpy()
     return weight, bias
+
+
+def backbone_entry(backbone: CutBackbone, *, default: bool = False, side: int = 224) -> Backbone:
+    """What a bundle says about a backbone; its ``default`` one is served to those who name none."""
+    with torch.inference_mode():
+        feature_BCHW = backbone.head_part(torch.zeros(1, 3, side, side))
+    return Backbone(
+        tag=backbone.tag,
+        weights_sha256=backbone.weights_hash(),
+        feature_channels=feature_BCHW.shape[1],
+        feature_height=feature_BCHW.shape[2],
+        feature_width=feature_BCHW.shape[3],
+        pooled_width=backbone.pooled_features,
+        alias=backbone.tag.removeprefix("tf_efficientnet_"),
+        weight_package=WEIGHT_PACKAGES.get(backbone.tag.partition(".")[0], ""),
+        default=default,
+    )
 
 
 # --- Shared -----------------------------------------------------------------------------------------------------

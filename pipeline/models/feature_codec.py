@@ -58,7 +58,7 @@ class CodecConfig:
 
     def build_synthesis(self, tag: str) -> NormalisedSynthesis:
         """A fresh decoder for the backbone ``tag``. Raises ConfigError for one without a blueprint."""
-        deep = tag in self.deep_decoders and self.cut_stride >= DEEP_STRIDE_MIN
+        deep = tag.partition(".")[0] in self.deep_decoders and self.cut_stride >= DEEP_STRIDE_MIN
         return build_synthesis(tag, self.latent, blocks=DEEP_BLOCKS if deep else 0)
 
 

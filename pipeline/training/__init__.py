@@ -1,9 +1,8 @@
-"""Training, label-free: photos in, a bundle out. `frankenstream train` is the way in (run, decoder, backbone).
+"""Training, label-free: photos in, a bundle out. `frankenstream train` is the way in (codec, decoder, backbone).
 
 A `Trainer` (loop) runs a `Recipe` (recipes) on a `PhotoStore` (data). It begins with what `start` finds or computes
 (closed_form); what its phases compare is in objectives, what the frozen backbones say in teacher, kept with their crops
-by pool. `package_default` makes a bundle of a
-checkpoint, `bundle_figures` says what it is worth.
+by pool. `pipeline.packing` makes a bundle of a checkpoint.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Checkpoints: everything needed to go on with a run, and to know later what it was.
 
 One torch file, written atomically, read with ``weights_only``: recipe, codec, its moving average, optimiser,
-counters, the data's hash and the git revision. ``load_codec`` is the way in for everyone who only wants the trained
-codec.
+counters, the hashes of data and backbones' weights, and the git revision. ``load_codec`` is the way in for everyone who
+only wants the trained codec.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pipeline.bundle import Bundle
 from pipeline.errors import ConfigError, EngineError
 from pipeline.models.analysis import latent_shape
 from pipeline.models.feature_codec import CodecConfig, FeatureCodec, decoder_name
+from pipeline.models.weights import home_file
 from pipeline.training.recipes import Phase, Recipe
 
 FORMAT = 1
@@ -65,12 +67,33 @@ def load_checkpoint(file: Path, *, kind: str = "codec") -> dict[str, Any]:
 def load_codec(file: Path, *, average: bool = True) -> FeatureCodec:
     """The trained codec in eval mode: its moving average, or the raw weights. Raises EngineError."""
     content = load_checkpoint(file)
-    codec = FeatureCodec(recipe_from_dict(content["recipe"]).codec)
+    codec = FeatureCodec(codec_config(content))
     load_state(codec, content["average" if average else "codec"])
     codec.eval()
     codec.requires_grad_(False)
     codec.update_quantiles()
     return codec
+
+
+def codec_config(content: Mapping[str, Any]) -> CodecConfig:
+    """What codec a checkpoint holds, whatever version of the recipe trained it. Raises EngineError."""
+    values = {key: _tuples(value) for key, value in content["recipe"]["codec"].items()}
+    try:
+        return CodecConfig(**{"deep_decoders": (), **values})  # which those of before did not say
+    except TypeError as error:
+        raise EngineError(f"the checkpoint's codec is of another version: {error}") from error
+
+
+def check_weights(weights: Mapping[str, str], content: Mapping[str, Any]) -> None:
+    """Raises ConfigError if backbones (tag -> hash of its weights) are not those that a checkpoint was trained with, as
+    far as it says.
+    """
+    for tag, before in content.get("weights", {}).items():
+        if weights.get(tag, before) != before:
+            raise ConfigError(
+                f"{tag} has other weights here than the checkpoint was trained with: put those at {home_file(tag)}, "
+                "where servers look too"
+            )
 
 
 def load_state(module: nn.Module, state: dict[str, torch.Tensor], *, may_lack: tuple[str, ...] = ()) -> None:
@@ -119,8 +142,8 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 def recipe_from_dict(values: dict[str, Any]) -> Recipe:
     """The inverse of ``recipe_to_dict``. Raises EngineError for a recipe of another version."""
     plain = {key: _tuples(value) for key, value in values.items()}
+    codec = codec_config({"recipe": values})
     try:
-        codec = CodecConfig(**{"deep_decoders": (), **{key: _tuples(value) for key, value in values["codec"].items()}})
         phases = tuple(Phase(**{key: _tuples(value) for key, value in phase.items()}) for phase in values["phases"])
     except TypeError as error:
         raise EngineError(f"the checkpoint's recipe is of another version: {error}; give --new-recipe") from error

@@ -58,15 +58,17 @@ class PhotoSource:
         return source
 
     def label(self) -> str:
-        """What identifies it wherever it lies."""
-        return f"{self.path.name}:{self.prefix}:{self.stride}:{self.weight:g}"
+        """What identifies it wherever it lies: its name, what is taken of it, and its size in bytes."""
+        files = _image_files(self.path) if self.path.is_dir() else [self.path]
+        size = sum(file.stat().st_size for file in files)
+        return f"{self.path.name}:{self.prefix}:{self.stride}:{self.weight:g}, {size} bytes"
 
 
 def read_photos(source: PhotoSource) -> Iterator[tuple[str, bytes]]:
     """(name, encoded bytes) of each image, sorted by name. Raises InputError if the source cannot be read."""
     try:
         if source.path.is_dir():
-            files = sorted(file for file in source.path.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)
+            files = sorted(_image_files(source.path))
             names = [file.relative_to(source.path).as_posix() for file in files]
             for name in [name for name in names if name.startswith(source.prefix)][:: source.stride]:
                 yield name, (source.path / name).read_bytes()
@@ -79,6 +81,10 @@ def read_photos(source: PhotoSource) -> Iterator[tuple[str, bytes]]:
                 yield name, stream.read()
     except (OSError, tarfile.TarError) as error:
         raise InputError(f"cannot read photos from {source.path}: {error}") from error
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES]
 
 
 def decode_rgb(encoded: bytes, *, name: str = "a photo") -> np.ndarray:

@@ -6,34 +6,26 @@ need it. No labels, as everywhere here: the teacher is the unmodified backbone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from safetensors.torch import save
 from torch import Tensor
 
-from pipeline.bundle import Backbone, Bundle, write_bundle
+from pipeline.bundle import Backbone, Bundle, ReferenceFigures, write_bundle
 from pipeline.bundle.writing import bundle_parts
 from pipeline.errors import ConfigError
-from pipeline.models.backbones import CutBackbone
+from pipeline.models.export import backbone_entry
 from pipeline.models.feature_codec import CodecConfig
-from pipeline.models.synthesis import begins_linear
-from pipeline.models.weights import WEIGHT_PACKAGES
 from pipeline.training.checkpoints import codec_state_from_bundle, load_checkpoint, recipe_from_dict
-from pipeline.training.recipes import Recipe, decoder_recipe
-from pipeline.training.run import (
-    LAST,
-    Outcome,
-    RunSettings,
-    at_sizes_of,
-    check_budget,
-    describe,
-    ground,
-    load_backbones,
-    new_trainer,
-    run_to_the_end,
-)
+from pipeline.training.loop import Trainer
+from pipeline.training.recipes import decoder_recipe
+from pipeline.training.run import LAST, EvaluationPhotos, Outcome, RunSettings, carry_out, check_budget, load_backbones
+
+_DECODERS = "synthesis."
 
 
 def train_decoder(
@@ -42,37 +34,45 @@ def train_decoder(
     *,
     bundle: Path | None = None,
     weights_file: Path | None = None,
-    evaluate_photos: Path | None = None,
-    held_out_photos: Path | None = None,
+    evaluation: EvaluationPhotos | None = None,
 ) -> Outcome:
     """Train (or go on training) the decoder of `backbone`, a timm tag, for the codec of `bundle` (None: the default).
 
-    Gives the new bundle, `settings.out`/bundle: the old one with this backbone added, or its decoder replaced. A run
-    that was interrupted only leaves its checkpoint. Raises FrankenError.
+    Gives the new bundle, `settings.out`/bundle: the old one with this backbone added, or its decoder replaced; one that
+    it has is the start. A run that was interrupted only leaves its checkpoint. Raises FrankenError.
     """
     opened = Bundle.open(bundle)
     check_budget(settings)
+    evaluation = evaluation if evaluation is not None else EvaluationPhotos()
+    evaluation.check()
     last, folder = settings.out / LAST, settings.out / "bundle"
     content = load_checkpoint(last) if last.exists() else None
-    recipe = recipe_from_dict(content["recipe"]) if content else _new_recipe(_config(opened, backbone))
-    files = {} if weights_file is None else {backbone: weights_file}
     state = codec_state_from_bundle(opened)
+    if content is None:
+        trained = [one.tag for one in opened.backbones]
+        recipe = decoder_recipe(_config(opened, backbone), trained=trained)
+    else:
+        recipe = recipe_from_dict(content["recipe"])
+        if recipe.codec.backbones != (backbone,):
+            theirs = ", ".join(recipe.codec.backbones)
+            raise ConfigError(f"the run in {settings.out} is for {theirs}: name another --out")
+        if not _same_encoder(content["codec"], state):
+            raise ConfigError(
+                f"the run in {settings.out} is for another encoder than that of {opened.where}: name its --bundle, or "
+                "another --out"
+            )
+    files = {} if weights_file is None else {backbone: weights_file}
     loaded = load_backbones([backbone], files, stride=recipe.codec.cut_stride)
-    if recipe.codec.backbones != (backbone,):
-        raise ConfigError(f"the run in {settings.out} is for {', '.join(recipe.codec.backbones)}: name another --out")
-    with ground(settings) as made:
-        trainer = new_trainer(at_sizes_of(recipe, loaded), loaded, settings, made)
-        if content is None:
-            trainer.start(state)
-        else:
-            trainer.restore(content)
-        made.say(f"{len(made.store)} photos; decoder of {backbone} for {opened.where}; {describe(made.workers)}")
-        finished = run_to_the_end(trainer, settings, evaluate_photos=evaluate_photos, held_out_photos=held_out_photos)
-        if finished and made.workers.leads:
-            synthesis = trainer.average.synthesis[backbone].state_dict()
-            origin = {key: trainer.content()[key] for key in ("counters", "data_sha256", "git_revision")}
-            add_decoder(opened, folder, backbone_entry(loaded[backbone]), synthesis, provenance=origin)
-        made.workers.wait()
+
+    def write(trainer: Trainer) -> None:
+        synthesis = trainer.average.synthesis[backbone].state_dict()
+        origin = {key: trainer.content()[key] for key in ("counters", "data_sha256", "git_revision")}
+        add_decoder(opened, folder, backbone_entry(loaded[backbone]), synthesis, provenance=origin)
+
+    finished = carry_out(
+        settings, recipe, loaded, content=content, state=state, evaluation=evaluation,
+        what=f"decoder of {backbone} for {opened.where}", then=write,
+    )  # fmt: skip
     return Outcome(folder if finished else last, finished)
 
 
@@ -85,11 +85,12 @@ def add_decoder(
     provenance: dict[str, Any] | None = None,
 ) -> Bundle:
     """Write `bundle` to `folder` with one more backbone, or with another decoder for one that it has. The heads of a
-    replaced decoder go with it: their features would mean something else.
+    replaced decoder go with it, since their features would mean something else, and so do all figures of the backbone.
     """
     parts = bundle_parts(bundle)
     if entry.tag in [one.tag for one in bundle.backbones]:
         parts["heads"] = [head for head in parts["heads"] if head[0].backbone != entry.tag]
+        parts |= _figures_without(entry.tag, parts["figures"], parts["reference"])
     else:
         parts["backbones"].append(entry)
     state = {key: value.detach().cpu().contiguous() for key, value in synthesis.items()}
@@ -99,26 +100,23 @@ def add_decoder(
     return write_bundle(folder, **parts)
 
 
-def backbone_entry(backbone: CutBackbone, *, default: bool = False, side: int = 224) -> Backbone:
-    """What a bundle says about a backbone; its ``default`` one is served to those who name none."""
-    with torch.inference_mode():
-        feature_BCHW = backbone.head_part(torch.zeros(1, 3, side, side))
-    return Backbone(
-        tag=backbone.tag,
-        weights_sha256=backbone.weights_hash(),
-        feature_channels=feature_BCHW.shape[1],
-        feature_height=feature_BCHW.shape[2],
-        feature_width=feature_BCHW.shape[3],
-        pooled_width=backbone.pooled_features,
-        alias=backbone.tag.removeprefix("tf_efficientnet_"),
-        weight_package=WEIGHT_PACKAGES.get(backbone.tag.partition(".")[0], ""),
-        default=default,
-    )
+def _figures_without(tag: str, figures: Mapping[str, Any], reference: ReferenceFigures | None) -> dict[str, Any]:
+    """What was measured, but for one backbone."""
+    of_backbones = {other: one for other, one in figures.get("backbones", {}).items() if other != tag}
+    of_heads = {
+        task: {other: one for other, one in heads.items() if other != tag}
+        for task, heads in figures.get("heads", {}).items()
+    }
+    kept = {**figures, "backbones": of_backbones, "heads": {task: heads for task, heads in of_heads.items() if heads}}
+    if reference is not None:
+        reference = replace(reference, confidence={t: one for t, one in reference.confidence.items() if t != tag})
+    return {"figures": kept, "reference": reference}
 
 
-def _new_recipe(codec: CodecConfig) -> Recipe:
-    (tag,) = codec.backbones
-    return decoder_recipe(codec, linear=codec.backbones if begins_linear(tag, codec.latent) else ())
+def _same_encoder(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether encoder, gains and priors are equal bit for bit."""
+    mine, theirs = ({k: v for k, v in state.items() if not k.startswith(_DECODERS)} for state in (one, other))
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
 def _config(bundle: Bundle, backbone: str) -> CodecConfig:

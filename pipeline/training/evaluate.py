@@ -96,15 +96,22 @@ def read_labels(archive: Path) -> dict[str, int]:
         with tarfile.open(archive) as tar:
             stream = tar.extractfile("labels.csv")
             assert stream is not None
-            rows = list(csv.DictReader(io.TextIOWrapper(stream, "utf-8")))
-    except (OSError, KeyError, tarfile.TarError) as error:
+            rows = list(csv.DictReader(io.TextIOWrapper(stream, "utf-8"), skipinitialspace=True))
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error, tarfile.TarError) as error:
         raise InputError(f"cannot read labels.csv from {archive}: {error}") from error
-    return {row["filename"]: int(row["imagenet_index"]) for row in rows}
+    try:
+        return {row["filename"].strip(): int(row["imagenet_index"]) for row in rows}
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"labels.csv in {archive} needs the columns filename,imagenet_index with a number in each row: {error}"
+        ) from error
 
 
 def load_unlabelled(sources: Sequence[PhotoSource], *, limit: int | None = None) -> EvaluationSet:
-    """Photos only: agreement and KL, no loss."""
+    """Photos only: agreement and KL, no loss. Raises InputError if there are none."""
     photos = [photo for source in sources for photo in read_photos(source)][:limit]
+    if not photos:
+        raise InputError(f"no photos in {sources[0].path} to evaluate on: check the path")
     return EvaluationSet(sources[0].path.stem, torch.cat([_view_uint8(*photo) for photo in photos]), None)
 
 

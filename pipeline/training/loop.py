@@ -23,11 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, EngineError
-from pipeline.models.analysis import TRUNK_LAYERS, InvertedResidualAnalysis
 from pipeline.models.backbones import CutBackbone
 from pipeline.models.feature_codec import LAYERS, FeatureCodec
 from pipeline.training import losses
-from pipeline.training.checkpoints import git_revision, load_state, recipe_to_dict, save_checkpoint
+from pipeline.training.checkpoints import check_weights, git_revision, load_state, recipe_to_dict, save_checkpoint
 from pipeline.training.closed_form import FRAME_PIXELS
 from pipeline.training.data import CropSampler
 from pipeline.training.fast_forms import autocast_on, training_form, use_fast_strided
@@ -35,7 +34,7 @@ from pipeline.training.log import Counters, Figures, TrainingLog
 from pipeline.training.muon import CodecOptimiser
 from pipeline.training.objectives import distortion_terms, weighted
 from pipeline.training.parallel import Workers
-from pipeline.training.pool import CropPool, PooledBatch, answer_for, image_of, shuffled, trunk_feature_of
+from pipeline.training.pool import CropPool, PooledBatch, answer_for, image_of, latent_for, shuffled
 from pipeline.training.recipes import TERM_WEIGHTS, Phase, Recipe, phase_at
 from pipeline.training.start import (
     begin_behind_encoder,
@@ -89,6 +88,7 @@ class Trainer:
         self.autocast = autocast_on(self.device, autocast)
         assert all(one.stride == recipe.codec.cut_stride for one in backbones.values())
         self.frozen = {tag: training_form(backbones[tag]).to(self.device) for tag in recipe.codec.backbones}
+        self._weights = {tag: backbones[tag].weights_hash() for tag in recipe.codec.backbones}
         self._encoder_source = backbones.get(recipe.encoder_from)
         self.codec = FeatureCodec(recipe.codec).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = FeatureCodec(recipe.codec).to(self.device).requires_grad_(False).eval()
@@ -132,7 +132,10 @@ class Trainer:
         self.average.load_state_dict(self.codec.state_dict())
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Go on from a checkpoint's content. Raises EngineError if it is for another codec."""
+        """Go on from a checkpoint's content. Raises EngineError if it is for another codec, ConfigError if the
+        backbones have other weights by now.
+        """
+        check_weights(self._weights, content)
         load_state(self.codec, content["codec"])
         load_state(self.average, content["average"])
         self.optimiser.load_state_dict(content["optimiser"])
@@ -156,6 +159,7 @@ class Trainer:
             "pooled_std": self.pooled_std,
             "data_sha256": self.data_sha256,
             "git_revision": git_revision(),
+            "weights": self._weights,
         }
 
     def save(self) -> None:
@@ -175,11 +179,30 @@ class Trainer:
         intervals = intervals if intervals is not None else Intervals()
         leads = self.workers.leads
         log = TrainingLog(self.out, columns=figure_names(self.recipe), steps=intervals.log_steps) if leads else None
+        try:
+            stopped = self._train(progress_of, intervals, log, evaluate)
+        finally:
+            if log is not None:
+                log.close()
+        if leads:
+            self.save()
+            if evaluate is not None and not stopped:
+                evaluate(self)
+        self.workers.wait()
+
+    def _train(
+        self,
+        progress_of: Callable[[Counters], float],
+        intervals: Intervals,
+        log: TrainingLog | None,
+        evaluate: Callable[[Trainer], None] | None,
+    ) -> bool:
+        """Step until progress reaches 1, or until somebody stops it: True then."""
         saved = evaluated = time.monotonic()
         while True:
             progress, stopping = self.workers.agree(progress_of(self.counters), self.stopping)
             if stopping or progress >= 1.0:
-                break
+                return bool(stopping)
             began = time.monotonic()
             phase, within = phase_at(self.recipe, progress)
             figures = self.step(phase, within)
@@ -194,12 +217,6 @@ class Trainer:
             if evaluate is not None and now - evaluated > intervals.evaluate_s:
                 evaluate(self)
                 evaluated = time.monotonic()
-        if log is not None:
-            log.close()
-            self.save()
-            if evaluate is not None and not stopping:
-                evaluate(self)
-        self.workers.wait()
 
     def stop(self) -> None:
         """Let ``run`` save and return after the current step; safe to call from a signal handler."""
@@ -217,9 +234,9 @@ class Trainer:
         batch = self.pool.batch(number, size=phase.crop, count=phase.batch, stride=workers.count)
         with self.autocast():
             answer = answer_for(batch, tag, phase.parts, partial(ask, self.frozen[tag]))
-            seen_BCHW, encode = self._entrance(batch, phase)
+            seen_BCHW, encode = self._entrance(batch)
         seen_BCHW, answer = shuffled(batch, answer, seen_BCHW, generator)
-        self.codec.train(not phase.freeze_statistics)
+        self.codec.train()
         learning_rate = self._set_learning_rate(phase, within)
 
         distortion_B, bpp_B, figures = self._forward(encode, seen_BCHW, answer, phase, tag, generator)
@@ -236,7 +253,8 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.codec.parameters(), recipe.gradient_norm_max)
         if not torch.isfinite(norm):
             raise EngineError(
-                f"gradient norm is {float(norm)} at step {step}: lower the learning rate, resume from the checkpoint"
+                f"the gradient is {float(norm)} at step {step}: begin another run from the last checkpoint "
+                f"(--from-checkpoint {self.out / 'last.pt'}, another --out), which draws other crops"
             )
         self.optimiser.step()
         self._update_average()
@@ -263,24 +281,18 @@ class Trainer:
             return
         known = counters.phase != "" or counters.step == 0  # checkpoints of before do not say
         counters.phase = phase.name
-        self.pool.forget_trunk()
         if known:
             counters.phase_began = counters.step
             if phase.from_average and counters.step > 0:
                 self.codec.load_state_dict(self.average.state_dict())
 
-    def _entrance(self, batch: PooledBatch, phase: Phase) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """What the trained part of the encoder sees of a batch, and that part: behind the layers that are frozen."""
-        analysis = self.codec.analysis
-        if not isinstance(analysis, InvertedResidualAnalysis):
-            return image_of(batch), analysis
-        frozen = TRUNK_LAYERS if self.recipe.decoders_only else phase.frozen_layers
-        for number, layer in enumerate(analysis.trunk):
-            layer.requires_grad_(number >= frozen)
-        if frozen == 0:
-            return image_of(batch), analysis
-        seen_BCHW = trunk_feature_of(batch, partial(analysis.shallow, layers=frozen))
-        return seen_BCHW, partial(analysis.deep, layers=frozen)
+    def _entrance(self, batch: PooledBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """(what training sees of a batch, what makes a latent of it): images and the encoder, or, where that is not
+        trained, latents as they are.
+        """
+        if self.recipe.decoders_only:
+            return latent_for(batch, self.codec.analysis), lambda latent_BCHW: latent_BCHW
+        return image_of(batch), self.codec.analysis
 
     def _average_over_workers(self) -> None:
         """Equal gradients and BatchNorm statistics everywhere."""

@@ -13,6 +13,7 @@ Axes: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,26 +32,43 @@ _CPU = torch.device("cpu")
 @dataclass
 class PooledBatch:
     """One batch of the pool: ``pixels_BCHW`` uint8, and what was computed so far: answers by backbone tag, and the
-    feature of the encoder's trunk while that is frozen.
+    latent of an encoder that is not trained. Nothing is kept where ``keeps`` is False: the pool is full.
     """
 
     pixels_BCHW: Tensor
+    keeps: bool = True
     answers: dict[str, Answer] = field(default_factory=dict)
-    trunk_BCHW: Tensor | None = None
+    latent_BCHW: Tensor | None = None
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of all that is kept."""
+        tensors = [tensor for answer in self.answers.values() for tensor in answer.tensors()]
+        return sum(t.nbytes for t in (self.pixels_BCHW, self.latent_BCHW, *tensors) if t is not None)
 
 
 class CropPool:
     """``batches`` batches for one crop size at a time, each used ``rounds`` times before new crops take its place;
-    another size empties the pool.
+    another size empties the pool. Once it holds ``memory_max`` bytes (by default half of the device's memory), what is
+    said about further crops is not kept: slower, and otherwise the same.
 
     On another ``device`` than the CPU the next batches are cropped in threads meanwhile, so that it need not wait.
     """
 
-    def __init__(self, sampler: CropSampler, *, batches: int, rounds: int, device: torch.device = _CPU) -> None:
+    def __init__(
+        self,
+        sampler: CropSampler,
+        *,
+        batches: int,
+        rounds: int,
+        device: torch.device = _CPU,
+        memory_max: int | None = None,
+    ) -> None:
         self._sampler = sampler
         self._batches = batches
         self._rounds = rounds
         self._device = device
+        self._memory_max = _half_of_memory(device) if memory_max is None else memory_max
         self._shape: tuple[int, int] = (0, 0)
         self._pool: dict[int, tuple[int, PooledBatch]] = {}  # place -> draw, batch
         self._coming: dict[int, Future[Tensor]] = {}
@@ -70,14 +88,11 @@ class CropPool:
         if batch is None or known != draw:
             coming = self._coming.pop(draw, None)
             pixels_BCHW = self._pixels(draw, size, count) if coming is None else coming.result()
-            batch = PooledBatch(pixels_BCHW.to(self._device))
+            self._pool.pop(place, None)
+            held = sum(other.kept_bytes for _draw, other in self._pool.values())
+            batch = PooledBatch(pixels_BCHW.to(self._device), keeps=held < self._memory_max)
             self._pool[place] = draw, batch
         return batch
-
-    def forget_trunk(self) -> None:
-        """The encoder's trunk has changed."""
-        for _draw, batch in self._pool.values():
-            batch.trunk_BCHW = None
 
     def _draw(self, number: int) -> int:
         """Which crops batch ``number`` has: the sampler's step."""
@@ -110,11 +125,14 @@ def image_of(batch: PooledBatch) -> Tensor:
 
 
 @torch.no_grad()
-def trunk_feature_of(batch: PooledBatch, trunk: Callable[[Tensor], Tensor]) -> Tensor:
-    """What the encoder's frozen trunk makes of a pooled batch, computed once."""
-    if batch.trunk_BCHW is None:
-        batch.trunk_BCHW = trunk(image_of(batch))
-    return batch.trunk_BCHW
+def latent_for(batch: PooledBatch, analysis: Callable[[Tensor], Tensor]) -> Tensor:
+    """What an encoder that is not trained makes of a pooled batch, computed once."""
+    if batch.latent_BCHW is not None:
+        return batch.latent_BCHW
+    latent_BCHW = analysis(image_of(batch))
+    if batch.keeps:
+        batch.latent_BCHW = latent_BCHW
+    return latent_BCHW
 
 
 def answer_for(
@@ -125,8 +143,15 @@ def answer_for(
     if known is None or not known.has(parts):
         wanted = parts if known is None else parts | known.parts
         known = compute(image_of(batch), wanted)
-        batch.answers[tag] = known
+        if batch.keeps:
+            batch.answers[tag] = known
     return known
+
+
+def _half_of_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1]) // 2
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _channels_last(x_BCHW: Tensor) -> Tensor:

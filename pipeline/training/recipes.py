@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipeline.errors import ConfigError
-from pipeline.models.analysis import TRUNK_LAYERS
 from pipeline.models.feature_codec import CodecConfig
+from pipeline.models.synthesis import begins_linear
 
 Rounding = Literal["noise", "straight_through"]
 Part = Literal["pooled", "stages", "saliency"]
@@ -34,10 +34,9 @@ class Phase:
     """One stretch of the run, up to ``until`` (a fraction of its progress).
 
     ``learning_rate`` goes from the first to the second value along a half cosine. The weights of the distortion's terms
-    are relative to each other; a term of weight 0 is not computed. ``freeze_statistics`` holds the decoders' BatchNorm
-    statistics. ``frozen_layers``: how many layers of the encoder's trunk are held; 4 reach to 1/4 of the resolution, 6
-    to 1/8, 7 are all of it. ``from_average`` begins with the moving average of the weights and warms the learning rate
-    up again.
+    are relative to each other; a term of weight 0 is not computed. ``from_average`` begins with the moving average of
+    the weights and warms the learning rate up again. ``frame_gradient_max``: how many times the batch's median a
+    frame's gradient behind the cut may be; 0: no limit.
     """
 
     name: str
@@ -50,12 +49,10 @@ class Phase:
     pooled_weight: float = 0.0
     tail_drop: float = 0.0
     rate_ramp: bool = False
-    freeze_statistics: bool = False
     feature_weight: float = 1.0
     saliency_weight: float = 0.0
     stage_weight: float = 0.0
     from_average: bool = False
-    frozen_layers: int = 0
     frame_gradient_max: float = 0.0
 
     @property
@@ -80,15 +77,11 @@ _TAIL: dict[str, Any] = {
     "batch": 24, "rounding": "straight_through", "tail_drop": 0.1, "stage_weight": 0.3, "frame_gradient_max": 1.5,
 }  # fmt: skip
 _TASK: dict[str, Any] = {**_TAIL, "crop": 160, "kl_weight": 0.4, "pooled_weight": 0.05}
-_END: dict[str, Any] = {**_TAIL, "crop": 192, "frozen_layers": 4}
+_END: dict[str, Any] = {**_TAIL, "crop": 192}
 
 DEFAULT_PHASES = (
-    Phase(
-        "distil", until=0.08, crop=160, batch=24, learning_rate=(3e-3, 1e-3), rate_ramp=True, tail_drop=0.1,
-        frozen_layers=TRUNK_LAYERS,
-    ),
-    Phase("task", until=0.4, learning_rate=(3e-4, 2.2e-4), from_average=True, frozen_layers=6, **_TASK),
-    Phase("task-trunk", until=0.48, learning_rate=(2.2e-4, 1.8e-4), frozen_layers=4, **_TASK),
+    Phase("distil", until=0.08, crop=160, batch=24, learning_rate=(3e-3, 1e-3), rate_ramp=True, tail_drop=0.1),
+    Phase("task", until=0.48, learning_rate=(3e-4, 1.8e-4), from_average=True, **_TASK),
     Phase("task-192", until=0.82, learning_rate=(1.8e-4, 3e-5), kl_weight=0.5, pooled_weight=0.08, **_END),
     Phase(
         "answers", until=1.0, learning_rate=(6e-5, 1e-6), feature_weight=0.5, kl_weight=1.5, pooled_weight=0.15, **_END
@@ -113,7 +106,8 @@ class Recipe:
     encoder pays for the rate of point number ``paying_point`` alone, the others have their gains and priors to save
     with (a low point's 1 / lambda is so large that it would shape the encoder for all). ``decoders_only`` keeps
     encoder, gains and priors bit for bit. A fresh encoder with a trunk begins with the shallow layers of the
-    backbone ``encoder_from``, and behind them in closed form (closed_form.py).
+    backbone ``encoder_from``, and behind them in closed form (closed_form.py). ``objective`` is for people: the name
+    of what the phases' weights came from.
     """
 
     codec: CodecConfig = field(default_factory=CodecConfig)
@@ -136,6 +130,7 @@ class Recipe:
     dropped_frame_weight: float = 0.15
     decoders_only: bool = False
     encoder_from: str = "tf_efficientnet_lite0"
+    objective: str = "default"
 
 
 def _without(*terms: str) -> dict[str, float]:
@@ -176,23 +171,31 @@ def objective_recipe(name: str = "default", base: Recipe | None = None) -> Recip
     base = base if base is not None else Recipe()
     changes: dict[str, Any] = OBJECTIVES[name]
     phases = tuple(replace(phase, **changes) if phase.runs_tail else phase for phase in base.phases)
-    return replace(base, phases=phases)
+    return replace(base, phases=phases, objective=name)
 
 
-def decoder_recipe(codec: CodecConfig, base: Recipe | None = None, *, linear: Collection[str] = ()) -> Recipe:
-    """The plan for decoders on an encoder that stays: no rate, and symbols truly rounded from the start. ``linear``:
-    the backbones whose decoders begin as linear maps, which bear small steps only.
+def continued_recipe(base: Recipe) -> Recipe:
+    """The plan without its beginning from scratch, for weights that have been trained: no phase with a ramp."""
+    kept = [phase for phase in base.phases if not phase.rate_ramp]
+    began = max((phase.until for phase in base.phases if phase.rate_ramp), default=0.0)
+    return replace(base, phases=tuple(replace(one, until=(one.until - began) / (1 - began)) for one in kept))
+
+
+def decoder_recipe(codec: CodecConfig, base: Recipe | None = None, *, trained: Collection[str] = ()) -> Recipe:
+    """The plan for decoders on an encoder that stays: no rate, and symbols truly rounded from the start. Decoders that
+    begin as linear maps, and those of the backbones ``trained``, which have learnt before, bear small steps only.
 
     Where others have to be trained from scratch, these stay as they begin (``train decoder`` goes on with one). Where
-    all are linear, that of the backbone which the encoder comes from stays: steps were not found to improve it.
+    there are none, that of the backbone which the encoder comes from stays: steps were not found to improve it.
     """
     base = base if base is not None else Recipe()
+    begun = {tag for tag in codec.backbones if tag in trained or begins_linear(tag, codec.latent)}
     phases = tuple(replace(phase, rounding="straight_through", rate_ramp=False) for phase in base.phases)
-    trained = [tag for tag in codec.backbones if tag not in linear]
-    if not trained:
+    learning = [tag for tag in codec.backbones if tag not in begun]
+    if not learning:
         phases = CLOSED_FORM_PHASES
-        trained = [tag for tag in codec.backbones if tag != base.encoder_from] or list(codec.backbones)
-    shares = tuple((tag in trained) / len(trained) for tag in codec.backbones)
+        learning = [tag for tag in codec.backbones if tag != base.encoder_from] or list(codec.backbones)
+    shares = tuple((tag in learning) / len(learning) for tag in codec.backbones)
     points = len(codec.operating_points)
     if points != len(base.point_shares):
         ones = (1.0,) * points  # no rate is steered, so neither targets nor lambdas matter

@@ -1,6 +1,6 @@
 """What every training command has in common: photos, a folder, a budget, processes, and how a run ends.
 
-`frankenstream train …` is a thin layer over `train_codec` here, `decoder.train_decoder` and `backbone.train_backbone`.
+`frankenstream train …` is a thin layer over `codec.train_codec`, `decoder.train_decoder` and `backbone.train_backbone`.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from pipeline.bundle import Bundle
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, InputError
 from pipeline.models.backbones import CutBackbone, load_backbone
-from pipeline.models.feature_codec import CodecConfig
-from pipeline.models.synthesis import begins_linear
-from pipeline.training.checkpoints import codec_state_from_bundle, load_checkpoint, recipe_from_dict
-from pipeline.training.data import CropSampler, PhotoSource, PhotoStore, build_photo_store
+from pipeline.training.data import CropSampler, PhotoSource, PhotoStore, build_photo_store, read_photos
 from pipeline.training.development import DevelopmentLog
+from pipeline.training.evaluate import read_labels
 from pipeline.training.log import Counters
 from pipeline.training.loop import Trainer
 from pipeline.training.parallel import Workers, join_workers, leave_workers
-from pipeline.training.recipes import Recipe, decoder_recipe, objective_recipe, with_crops
+from pipeline.training.recipes import Recipe, with_crops
 from pipeline.training.teacher import fixed_side
 
 LAST = "last.pt"
+FRAME_SIDE = 224
+"""What bundles are made for, in pixels."""
 Progressing = Callable[[Counters], float]
 
 
@@ -153,92 +153,79 @@ def load_backbones(tags: Sequence[str], weights: Mapping[str, Path], *, stride: 
     return {tag: load_backbone(tag, stride=stride, weights_file=weights.get(tag)) for tag in tags}
 
 
-def _needed_backbones(recipe: Recipe, *, fresh: bool) -> tuple[str, ...]:
-    """The codec's, and the one that a fresh encoder begins with."""
-    own = recipe.codec.backbones
-    begins = fresh and recipe.codec.analysis == "inverted_residual" and recipe.encoder_from not in own
-    return (*own, recipe.encoder_from) if begins else own
-
-
 def at_sizes_of(recipe: Recipe, backbones: Mapping[str, CutBackbone]) -> Recipe:
-    """The recipe with the crops that the backbones can take."""
-    sides = {side for backbone in backbones.values() if (side := fixed_side(backbone)) is not None}
-    if len(sides) > 1:
-        raise ConfigError(f"the backbones take images of {sorted(sides)} pixels only: train them apart")
-    return with_crops(recipe, sides.pop()) if sides else recipe
+    """The recipe with the crops that the backbones can take. Raises ConfigError for one that takes no frames of 224."""
+    sides = {tag: side for tag, backbone in backbones.items() if (side := fixed_side(backbone)) is not None}
+    for tag, side in sides.items():
+        if side != FRAME_SIDE:
+            raise ConfigError(
+                f"{tag} takes images of {side} pixels only, bundles are for {FRAME_SIDE}: choose one that takes these"
+            )
+    return with_crops(recipe, FRAME_SIDE) if sides else recipe
 
 
-def train_codec(
+@dataclass(frozen=True)
+class EvaluationPhotos:
+    """Where runs are evaluated on the way: a tar with labels.csv, and photos without labels beside it."""
+
+    labelled: Path | None = None
+    held_out: Path | None = None
+
+    def check(self) -> None:
+        """Raises ConfigError, InputError: now, and not after the photos are decoded."""
+        if self.labelled is not None:
+            read_labels(self.labelled)
+        if self.held_out is None:
+            return
+        if self.labelled is None:
+            raise ConfigError("--held-out-photos go with --evaluate-photos: give both")
+        if next(read_photos(PhotoSource.parse(str(self.held_out))), None) is None:
+            raise InputError(f"no photos in {self.held_out} to evaluate on: check the path")
+
+    def log(self, folder: Path) -> Callable[[Trainer], None] | None:
+        """What evaluates a run whose folder this is; None without photos."""
+        return None if self.labelled is None else DevelopmentLog(folder / "dev.csv", self.labelled, self.held_out)
+
+
+def carry_out(
     settings: RunSettings,
+    recipe: Recipe,
+    backbones: dict[str, CutBackbone],
     *,
-    objective: str = "default",
-    backbones: tuple[str, ...] = (),
-    weights: Mapping[str, Path] | None = None,
-    analysis: str = "",
-    target_bytes: tuple[float, ...] = (),
-    from_bundle: Path | None = None,
-    from_checkpoint: Path | None = None,
+    content: dict[str, Any] | None,
+    state: dict[str, Tensor] | None,
+    evaluation: EvaluationPhotos,
+    what: str,
     from_average: bool = False,
-    new_recipe: bool = False,
-    evaluate_photos: Path | None = None,
-    held_out_photos: Path | None = None,
-) -> Outcome:
-    """Train a codec, or go on with the run in `settings.out`; gives its checkpoint.
-
-    A run that is gone on with keeps its recipe unless `new_recipe` is given; a new one starts afresh, from a bundle's
-    weights or from a checkpoint's average. Raises FrankenError.
+    then: Callable[[Trainer], None] | None = None,
+) -> bool:
+    """Go on from a checkpoint's ``content``, or begin with ``state`` (None: afresh), until the budget is spent: True
+    then, after the first process has done ``then``. SIGTERM and Ctrl-C save and end: False.
     """
-    check_budget(settings)
-    last = settings.out / LAST
-    content = load_checkpoint(last) if last.exists() else None
-    if content is not None and not new_recipe:
-        recipe = recipe_from_dict(content["recipe"])
-    else:
-        recipe = _new_recipe(objective, backbones, analysis or _analysis_of(from_bundle, from_checkpoint))
-    state, origin = _start(from_bundle, from_checkpoint) if content is None else (None, "resumed")
-    fresh = content is None and state is None
-    if target_bytes and recipe.decoders_only and not fresh:
-        raise ConfigError(f"the gains of {recipe.codec.analysis} are chosen at the start: target bytes want a new run")
-    recipe = _with_targets(recipe, target_bytes)
-    loaded = load_backbones(_needed_backbones(recipe, fresh=fresh), weights or {}, stride=recipe.codec.cut_stride)
+    recipe = at_sizes_of(recipe, backbones)
     with ground(settings) as made:
-        trainer = new_trainer(at_sizes_of(recipe, loaded), loaded, settings, made)
+        settings.out.mkdir(parents=True, exist_ok=True)
+        sampler = CropSampler(made.store, seed=recipe.seed)
+        trainer = Trainer(
+            recipe, backbones, sampler, data_sha256=made.store.sha256, out=settings.out, workers=made.workers
+        )
         if content is None:
             trainer.start(state)
         else:
             trainer.restore(content)
         if from_average:
             trainer.start_from_average()
-        made.say(f"{len(made.store)} photos, sha256 {made.store.sha256[:16]}; {origin}; {describe(made.workers)}")
-        finished = run_to_the_end(trainer, settings, evaluate_photos=evaluate_photos, held_out_photos=held_out_photos)
-    return Outcome(last, finished)
-
-
-def new_trainer(recipe: Recipe, backbones: dict[str, CutBackbone], settings: RunSettings, made: Ground) -> Trainer:
-    """A Trainer on this ground."""
-    settings.out.mkdir(parents=True, exist_ok=True)
-    sampler = CropSampler(made.store, seed=recipe.seed)
-    return Trainer(
-        recipe, backbones, sampler, data_sha256=made.store.sha256, out=settings.out, workers=made.workers
-    )  # fmt: skip
-
-
-def run_to_the_end(
-    trainer: Trainer,
-    settings: RunSettings,
-    *,
-    evaluate_photos: Path | None = None,
-    held_out_photos: Path | None = None,
-) -> bool:
-    """Train until the budget is spent; True then. SIGTERM and Ctrl-C save and end: False. Evaluates if there are photos
-    for it.
-    """
-    evaluate: Callable[[Trainer], None] | None = None
-    if evaluate_photos is not None and trainer.workers.leads:
-        evaluate = DevelopmentLog(trainer.out / "dev.csv", evaluate_photos, held_out_photos)
-    with stopping_on_signals(trainer.stop):
-        trainer.run(progress_by(settings, trainer.counters), evaluate=evaluate)
-    return not trainer.stopping
+        made.say(f"{len(made.store)} photos, sha256 {made.store.sha256[:16]}; {what}; {describe(made.workers)}")
+        if content is not None and content["data_sha256"] != made.store.sha256:
+            made.say("the photos are not those that the run began with")
+        evaluate = evaluation.log(settings.out) if made.workers.leads else None
+        with stopping_on_signals(trainer.stop):
+            trainer.run(progress_by(settings, trainer.counters), evaluate=evaluate)
+        finished = not trainer.stopping
+        if finished and made.workers.leads and then is not None:
+            then(trainer)
+        made.workers.wait()
+    return finished
 
 
 @contextmanager
@@ -259,48 +246,3 @@ def describe(workers: Workers) -> str:
     else:
         place = f"CPU, {torch.get_num_threads()} threads"
     return place if workers.count == 1 else f"{workers.count} processes, each on {place}"
-
-
-def _start(from_bundle: Path | None, from_checkpoint: Path | None) -> tuple[dict[str, Tensor] | None, str]:
-    if from_bundle is not None and from_checkpoint is not None:
-        raise ConfigError("--from-bundle and --from-checkpoint contradict each other: give one of them")
-    if from_bundle is not None:
-        return codec_state_from_bundle(Bundle.open(from_bundle)), f"from {from_bundle}"
-    if from_checkpoint is not None:
-        state: dict[str, Tensor] = load_checkpoint(from_checkpoint)["average"]
-        return state, f"from {from_checkpoint}"
-    return None, "new run"
-
-
-def _analysis_of(from_bundle: Path | None, from_checkpoint: Path | None) -> str:
-    """The kind of encoder of what the run starts from."""
-    if from_bundle is not None:
-        return Bundle.open(from_bundle).edge_spec.analysis.name
-    if from_checkpoint is not None:
-        return recipe_from_dict(load_checkpoint(from_checkpoint)["recipe"]).codec.analysis
-    return CodecConfig().analysis
-
-
-def _new_recipe(objective: str, backbones: tuple[str, ...], analysis: str) -> Recipe:
-    codec = replace(CodecConfig(), analysis=analysis)
-    latent = codec.latent  # refuses a name that it does not know
-    base = replace(Recipe(), codec=codec)
-    if backbones and backbones != codec.backbones:
-        base = replace(
-            base,
-            codec=replace(codec, backbones=backbones),
-            backbone_shares=(1 / len(backbones),) * len(backbones),
-        )
-    if analysis == "inverted_residual":
-        linear = [tag for tag in base.codec.backbones if begins_linear(tag, latent)]
-        base = decoder_recipe(base.codec, base, linear=linear)
-    return objective_recipe(objective, base)
-
-
-def _with_targets(recipe: Recipe, target_bytes: tuple[float, ...]) -> Recipe:
-    if not target_bytes:
-        return recipe
-    points = recipe.codec.operating_points
-    if len(target_bytes) != len(points) or min(target_bytes) <= 0:
-        raise ConfigError(f"target bytes are {list(target_bytes)}, expected one above 0 each for {', '.join(points)}")
-    return replace(recipe, target_bytes=target_bytes)

@@ -54,6 +54,11 @@ class Answer:
         }
         return frozenset(part for part, value in values.items() if value is not None)
 
+    def tensors(self) -> list[Tensor]:
+        """All that is there."""
+        parts = (self.feature_BCHW, self.pooled_BD, *(self.stages or ()), self.saliency_B1HW)
+        return [part for part in parts if part is not None]
+
     def has(self, parts: frozenset[Part]) -> bool:
         """Whether all of ``parts`` are there."""
         return parts <= self.parts

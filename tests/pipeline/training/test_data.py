@@ -108,12 +108,17 @@ def test_broken_images_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_store_is_not_taken_for_another(store: PhotoStore, tmp_path: Path) -> None:
-    """Asked for other photos, an existing store is refused; asked for the same from elsewhere, it is opened."""
+    """Asked for other photos, also of the same name, an existing store is refused; asked for the same from elsewhere,
+    it is opened.
+    """
     (tmp_path / "moved").mkdir()
     moved = write_tar(tmp_path / "moved" / "photos.tar", NAMES)
     assert build_photo_store([PhotoSource(moved)], tmp_path / "store").sha256 == store.sha256
-    with pytest.raises(ConfigError, match=r"holds photos\.tar::1:1, asked for are photos\.tar:train/:1:1"):
+    with pytest.raises(ConfigError, match=r"holds photos\.tar::1:1, \d+ bytes, asked for are photos\.tar:train/:1:1"):
         build_photo_store([PhotoSource(moved, prefix="train/")], tmp_path / "store")
+    namesake = write_tar(tmp_path / "moved" / "photos.tar", [*NAMES, "more.png"])
+    with pytest.raises(ConfigError, match="name another --store"):
+        build_photo_store([PhotoSource(namesake)], tmp_path / "store")
 
 
 def test_a_full_disk_leaves_no_half_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,11 @@ from pipeline.codec import LatentShape  # noqa: E402
 from pipeline.errors import ConfigError, EngineError  # noqa: E402
 from pipeline.models.analysis import ANALYSES  # noqa: E402
 from pipeline.models.backbones import load_backbone  # noqa: E402
+from pipeline.models.export import backbone_entry  # noqa: E402
 from pipeline.models.feature_codec import CodecConfig  # noqa: E402
 from pipeline.training import decoder, start  # noqa: E402
 from pipeline.training.checkpoints import codec_state_from_bundle  # noqa: E402
-from pipeline.training.decoder import add_decoder, backbone_entry, train_decoder  # noqa: E402
+from pipeline.training.decoder import add_decoder, train_decoder  # noqa: E402
 from pipeline.training.recipes import Recipe, decoder_recipe, with_crops  # noqa: E402
 from pipeline.training.run import RunSettings  # noqa: E402
 from tests.pipeline.training.photos import write_tar  # noqa: E402
@@ -33,8 +34,8 @@ TAG = "tf_efficientnet_lite0.in1k"  # with a dot, as most of timm's tags
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSettings:
     """A run of two steps on crops of 32."""
 
-    def tiny(codec: CodecConfig, *, linear: Collection[str]) -> Recipe:
-        recipe = with_crops(decoder_recipe(codec, linear=linear), 32)
+    def tiny(codec: CodecConfig, *, trained: Collection[str]) -> Recipe:
+        recipe = with_crops(decoder_recipe(codec, trained=trained), 32)
         return replace(recipe, phases=tuple(replace(phase, batch=4) for phase in recipe.phases))
 
     monkeypatch.setattr(decoder, "decoder_recipe", tiny)
@@ -51,7 +52,7 @@ def weights(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_bundle_gains_a_backbone(settings: RunSettings, weights: Path) -> None:
+def test_a_bundle_gains_a_backbone(settings: RunSettings, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The new bundle has the old codec id, decoders and heads, and one backbone more, whose decoder has learnt."""
     before = Bundle.open()
     outcome = train_decoder(settings, TAG, weights_file=weights)
@@ -69,18 +70,27 @@ def test_a_bundle_gains_a_backbone(settings: RunSettings, weights: Path) -> None
     assert after.manifest.provenance["decoders"][TAG]["counters"]["step"] == 2
 
     assert train_decoder(replace(settings, steps=3), TAG, weights_file=weights, bundle=outcome.path).finished
+    other = {key: value + 1 for key, value in codec_state_from_bundle(before).items()}
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "codec_state_from_bundle", lambda _bundle: other)
+        with pytest.raises(ConfigError, match="is for another encoder than that of"):
+            train_decoder(replace(settings, steps=4), TAG, weights_file=weights)
     with pytest.raises(ConfigError, match=r"the run in .* is for tf_efficientnet_lite0\.in1k"):
         train_decoder(settings, "tf_efficientnet_lite0", weights_file=weights)
 
 
 def test_another_decoder_takes_its_heads_along(tmp_path: Path) -> None:
-    """Replacing a decoder drops the heads that were trained on the old one's features, and only those."""
+    """Replacing a decoder drops the heads that were trained on the old one's features, its figures, and only those."""
     bundle = Bundle.open()
     first, second = (one.tag for one in bundle.backbones)
     old = load(bundle.read(bundle.backbone(first).synthesis_path))
     changed = add_decoder(bundle, tmp_path / "bundle", bundle.backbone(first), {k: v + 1 for k, v in old.items()})
     assert list(changed.heads(first)) == []
     assert changed.heads(second) == bundle.heads(second)
+    assert list(changed.manifest.figures["backbones"]) == [second]
+    assert {tag for heads in changed.manifest.figures["heads"].values() for tag in heads} == {second}
+    assert changed.manifest.reference is not None
+    assert list(changed.manifest.reference.confidence) == [second]
     assert changed.codec_id == bundle.codec_id
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,16 @@ from pipeline.training import teacher  # noqa: E402
 from pipeline.training.data import CropSampler, PhotoSource, build_photo_store  # noqa: E402
 from pipeline.training.loop import Trainer, figure_names  # noqa: E402
 from pipeline.training.objectives import distortion_terms, limited_by_frame, weighted  # noqa: E402
-from pipeline.training.recipes import OBJECTIVES, TERM_WEIGHTS, Phase, Recipe, decoder_recipe, objective_recipe  # noqa: E402
+from pipeline.training.recipes import (  # noqa: E402
+    DEFAULT_PHASES,
+    OBJECTIVES,
+    TERM_WEIGHTS,
+    Phase,
+    Recipe,
+    continued_recipe,
+    decoder_recipe,
+    objective_recipe,
+)
 from tests.pipeline.training.photos import write_tar  # noqa: E402
 
 LITE0 = "tf_efficientnet_lite0"
@@ -184,20 +194,24 @@ def test_stages_are_channels_first(tag: str, stages: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbones", "linear", "shares", "small_steps"),
+    ("backbones", "trained", "shares", "small_steps"),
     [
-        (("tf_efficientnet_lite0", "tf_efficientnet_lite2"), 2, (0, 1), True),
-        (("tf_efficientnet_lite0",), 1, (1,), True),
-        (("tf_efficientnet_lite2", "mobilenetv2_100"), 2, (0.5, 0.5), True),
-        (("tf_efficientnet_lite0", "tf_efficientnet_lite2", "resnet18"), 2, (0, 0, 1), False),
-        (("resnet18", "convnext_atto"), 0, (0.5, 0.5), False),
+        (("tf_efficientnet_lite0", "tf_efficientnet_lite2"), (), (0, 1), True),
+        (("tf_efficientnet_lite0",), (), (1,), True),
+        (("tf_efficientnet_lite2", "mobilenetv2_100"), (), (0.5, 0.5), True),
+        (("tf_efficientnet_lite0", "tf_efficientnet_lite2", "resnet18"), (), (0, 0, 1), False),
+        (("resnet18", "convnext_atto"), (), (0.5, 0.5), False),
+        (("resnet18", "convnext_atto"), ("resnet18",), (0, 1), False),
+        (("resnet18",), ("resnet18",), (1,), True),
     ],
 )
 def test_whose_decoders_learn(
-    backbones: tuple[str, ...], linear: int, shares: tuple[float, ...], small_steps: bool
+    backbones: tuple[str, ...], trained: tuple[str, ...], shares: tuple[float, ...], small_steps: bool
 ) -> None:
-    """Linear ones in small steps, but for that of the encoder's own backbone; none where others are from scratch."""
-    recipe = decoder_recipe(CodecConfig(backbones=backbones), linear=backbones[:linear])
+    """Linear and trained ones in small steps, but for that of the encoder's own backbone; none where others are from
+    scratch.
+    """
+    recipe = decoder_recipe(CodecConfig(backbones=backbones), trained=trained)
     assert recipe.decoders_only
     assert recipe.backbone_shares == pytest.approx(shares)
     assert (max(rate for phase in recipe.phases for rate in phase.learning_rate) <= 1e-4) is small_steps
@@ -205,11 +219,22 @@ def test_whose_decoders_learn(
 
 def test_linear_decoders_learn_all_objectives() -> None:
     """The terms are those of any other run."""
-    codec = CodecConfig()
-    recipe = decoder_recipe(codec, linear=codec.backbones)
+    recipe = decoder_recipe(CodecConfig())
     for name, terms in TERMS.items():
         for phase in objective_recipe(name, recipe).phases:
             assert {term for term, field in TERM_WEIGHTS.items() if getattr(phase, field) > 0} | {"mse"} == terms
+
+
+def test_what_has_learnt_does_not_begin_again() -> None:
+    """No ramp, no steps of 3e-3; the other phases fill the whole run."""
+    plan, first = continued_recipe(Recipe()).phases, DEFAULT_PHASES[0]
+    assert first.rate_ramp
+    assert [phase.name for phase in plan] == [phase.name for phase in DEFAULT_PHASES[1:]]
+    assert plan[-1].until == pytest.approx(1.0)
+    lengths = [b.until - a for b, a in zip(plan, [0.0, *(phase.until for phase in plan)], strict=False)]
+    theirs = [b.until - a.until for a, b in itertools.pairwise(DEFAULT_PHASES)]
+    assert lengths == pytest.approx([length / (1 - first.until) for length in theirs])
+    assert max(rate for phase in plan for rate in phase.learning_rate) <= 3e-4
 
 
 def test_decoder_recipe_freezes_the_encoder(backbone: CutBackbone, sampler: CropSampler, tmp_path: Path) -> None:

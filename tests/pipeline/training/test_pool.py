@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
 from pipeline.training.data import CropSampler, PhotoSource, build_photo_store  # noqa: E402
-from pipeline.training.pool import CropPool, answer_for, image_of, shuffled, trunk_feature_of  # noqa: E402
+from pipeline.training.pool import CropPool, answer_for, image_of, latent_for, shuffled  # noqa: E402
 from pipeline.training.recipes import Part  # noqa: E402
 from pipeline.training.teacher import Answer  # noqa: E402
 from tests.pipeline.training.photos import write_tar  # noqa: E402
@@ -77,19 +77,37 @@ def test_shuffling_keeps_pairs(pool: CropPool) -> None:
     torch.testing.assert_close(mixed.saliency_B1HW, image[:, 2:])
 
 
-def test_frozen_trunk_is_run_once(pool: CropPool) -> None:
-    """Its feature is kept with the batch, until the trunk has changed."""
+def test_an_encoder_that_stays_is_run_once(pool: CropPool) -> None:
+    """Its latent is kept with the batch."""
     runs: list[int] = []
 
-    def trunk(image_BCHW: torch.Tensor) -> torch.Tensor:
+    def analysis(image_BCHW: torch.Tensor) -> torch.Tensor:
         runs.append(len(image_BCHW))
         return image_BCHW * len(runs)
 
     batch = pool.batch(0, size=32, count=2)
-    assert torch.equal(trunk_feature_of(batch, trunk), trunk_feature_of(batch, trunk))
+    assert torch.equal(latent_for(batch, analysis), latent_for(batch, analysis))
     assert runs == [2]
-    pool.forget_trunk()
-    assert torch.equal(trunk_feature_of(batch, trunk), 2 * image_of(batch))
+
+
+def test_a_full_pool_keeps_no_more(tmp_path: Path) -> None:
+    """Crops come as before; what is said about those beyond the limit is computed each time."""
+    store = build_photo_store([PhotoSource(write_tar(tmp_path / "p.tar", ["a.png", "b.png"]))], tmp_path / "store")
+    small = CropPool(CropSampler(store, seed=1), batches=3, rounds=3, memory_max=2 * 3 * 32 * 32 + 1)
+    asked: list[int] = []
+
+    def compute(image_BCHW: torch.Tensor, _parts: frozenset[Part]) -> Answer:
+        asked.append(len(image_BCHW))
+        return Answer(image_BCHW)
+
+    batches = [small.batch(number, size=32, count=2) for number in range(3)]
+    assert [batch.keeps for batch in batches] == [True, True, False]
+    for batch in (batches[0], batches[2], batches[0], batches[2]):
+        assert torch.equal(answer_for(batch, "net", frozenset(), compute).feature_BCHW, image_of(batch))
+        latent_for(batch, lambda image_BCHW: image_BCHW)
+    assert len(asked) == 3
+    assert batches[2].latent_BCHW is None
+    assert batches[0].kept_bytes == 2 * 3 * 32 * 32 * (1 + 4 + 4)
 
 
 def test_batches_come_ahead_elsewhere(tmp_path: Path, pool: CropPool) -> None:

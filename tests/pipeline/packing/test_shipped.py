@@ -15,17 +15,17 @@ from pipeline.bundle.writing import to_toml  # noqa: E402
 from pipeline.codec import Contexts, LatentCodec  # noqa: E402
 from pipeline.models.export import export_analysis  # noqa: E402
 from pipeline.models.feature_codec import CodecConfig, FeatureCodec  # noqa: E402
-from pipeline.training import report  # noqa: E402
-from pipeline.training.package_default import latent_spec, read_heads  # noqa: E402
-from pipeline.training.tables import count_symbols, entropy_model  # noqa: E402
+from pipeline.packing import shipped  # noqa: E402
+from pipeline.packing.pack import read_heads  # noqa: E402
+from pipeline.packing.tables import count_symbols, entropy_model, latent_spec  # noqa: E402
 from tests.pipeline.training.photos import photo  # noqa: E402
 
 
 def test_inputs_are_the_evaluation_crop() -> None:
     """Photos of any shape become encoder inputs of 224 x 224, or of a backbone's native side."""
     photos = [photo(0, height=256, width=300), photo(1, height=300, width=256)]
-    assert report.encoder_inputs(photos).shape == (2, 3, 224, 224)
-    assert report.native_inputs(photos, side=260, crop_fraction=0.89).shape == (2, 3, 260, 260)
+    assert shipped.encoder_inputs(photos).shape == (2, 3, 224, 224)
+    assert shipped.native_inputs(photos, side=260, crop_fraction=0.89).shape == (2, 3, 260, 260)
 
 
 def test_through_codec_is_the_real_bitstream(tmp_path: Path) -> None:
@@ -39,8 +39,8 @@ def test_through_codec_is_the_real_bitstream(tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
     counted = count_symbols(codec, [image[None] for image in images], Contexts())
     latents = LatentCodec(latent_spec(codec, Contexts()), entropy_model(codec, counted), coder="python")
-    sent = report.latents_of(tmp_path / "analysis.onnx", images, threads=1)
-    received, payload_bytes = report.through_codec(latents, sent, 1)
+    sent = shipped.latents_of(tmp_path / "analysis.onnx", images, threads=1)
+    received, payload_bytes = shipped.through_codec(latents, sent, 1)
     assert payload_bytes.shape == (2,)
     assert payload_bytes.min() > 0
     assert np.abs(received - sent).max() <= 0.5 / 8.0 + 1e-4
@@ -55,21 +55,21 @@ def test_first_layers_are_what_arrived() -> None:
     latents = LatentCodec(latent_spec(codec, Contexts()), entropy_model(codec, counted), coder="python")
     received = np.random.default_rng(0).normal(size=(2, 48, 4, 4)).astype(np.float32)
     point = latents.spec.operating_points[1]
-    cut = report.first_layers(latents, received, 1, 3)
+    cut = shipped.first_layers(latents, received, 1, 3)
     assert np.array_equal(cut[:, :18], received[:, :18])
     assert np.array_equal(cut[0, 18:, 0, 0], ((latents.fill + point.offset) / point.gain)[18:].astype(np.float32))
-    assert np.array_equal(report.first_layers(latents, received, 1, 8), received)
+    assert np.array_equal(shipped.first_layers(latents, received, 1, 8), received)
 
 
 def test_figures_name_their_units() -> None:
     """A row for manifests: bytes, loss with interval, agreement, KL."""
     logits = np.eye(3, dtype=np.float32)[[0, 1, 2, 2]] * 5
-    comparison = report.compare_arrays(logits, logits, np.array([0, 1, 2, 0]), np.array([10, 20, 30, 40]))
-    figures = report.figures(comparison)
+    comparison = shipped.compare_arrays(logits, logits, np.array([0, 1, 2, 0]), np.array([10, 20, 30, 40]))
+    figures = shipped.figures(comparison)
     assert figures["bytes_mean"] == 25.0
     assert (figures["loss_points"], figures["loss_interval"]) == (0.0, [0.0, 0.0])
     assert figures["agreement_percent"] == 100.0
-    assert report.top1_percent(logits, np.array([0, 1, 2, 0])) == 75.0
+    assert shipped.top1_percent(logits, np.array([0, 1, 2, 0])) == 75.0
 
 
 def test_heads_are_read_from_a_folder(tmp_path: Path) -> None:

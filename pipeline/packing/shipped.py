@@ -1,4 +1,4 @@
-"""The figures of a finished codec, measured through the very files that are shipped.
+"""A finished codec as it ships, asked about photos: the files that edges and servers load.
 
 ONNX graphs, integer tables and real bitstreams; the unmodified backbone on the same pixels as reference, loss in points
 of top-1 with a paired bootstrap interval, agreement and KL. Bytes are those of ``LatentCodec.encode``, header included.

@@ -9,8 +9,8 @@ pytest.importorskip("torch")
 
 from pipeline.codec import Contexts, LatentSpec, OperatingPoint
 from pipeline.codec.contexts import changes, reference
-from pipeline.training import stickiness
-from pipeline.training.stickiness import AnsweredClip, Candidate, answered_clips, choose_thresholds
+from pipeline.packing import stickiness
+from pipeline.packing.stickiness import AnsweredClip, Candidate, answered_clips, choose_thresholds
 
 CHANNELS, GRID, CLASSES = 6, 8, 5
 CONTEXTS = Contexts(inter=((reference(2), changes(20, 90)),) * 2, places=True)

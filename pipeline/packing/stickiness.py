@@ -27,7 +27,7 @@ from pipeline.codec import (
     dequantise,
     stream_symbols,
 )
-from pipeline.training.tables import Thresholds
+from pipeline.packing.tables import Thresholds
 
 REFRESH_THRESHOLDS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.9, 1.2)
 """Root mean square over a place's channels, in symbols. 0, with a sticky threshold of 0, is always a candidate."""

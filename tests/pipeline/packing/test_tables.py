@@ -10,14 +10,14 @@ pytestmark = pytest.mark.torch
 
 from pipeline.codec import Contexts, LatentCodec, Reference, Term, stream_symbols  # noqa: E402
 from pipeline.models.feature_codec import LAYERS, CodecConfig, FeatureCodec  # noqa: E402
-from pipeline.training.package_default import latent_spec  # noqa: E402
-from pipeline.training.tables import (  # noqa: E402
+from pipeline.packing.tables import (  # noqa: E402
     MAGNITUDE_MAX,
     SymbolCounts,
     count_symbols,
     default_contexts,
     entropy_model,
     latent_of,
+    latent_spec,
     operating_points,
     smoothed_pmf,
     symbols_of,

@@ -1,7 +1,7 @@
 """What a bundle is worth: every form of the encoder and every operating point on labelled photos, and what is lost with
 the last layers.
 
-The parts are those that `package_default` leaves in its folder: the encoder's two forms and the server's graphs.
+The parts are those that `pack` leaves in its folder: the encoder's two forms and the server's graphs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from pipeline.codec import LatentCodec
 from pipeline.models.backbones import CutBackbone
-from pipeline.training import report
+from pipeline.packing import shipped
 from pipeline.training.data import PhotoSource, decode_rgb, read_photos
 from pipeline.training.evaluate import Comparison, read_labels
 
@@ -41,7 +41,7 @@ def read_labelled(archive: Path, *, limit: int | None) -> Photos:
     pixels = [decode_rgb(encoded, name=name) for name, encoded in named]
     digest = hashlib.sha256(b"".join(encoded for _name, encoded in named)).hexdigest()
     labels_N = np.array([labels[name] for name, _encoded in named])
-    return Photos(pixels, labels_N, report.encoder_inputs(pixels), digest)
+    return Photos(pixels, labels_N, shipped.encoder_inputs(pixels), digest)
 
 
 def measure(
@@ -57,7 +57,7 @@ def measure(
     """All figures of the bundle whose parts lie in ``out``, on the labelled photos of a tar. Raises InputError."""
     photos = read_labelled(photos_file, limit=limit)
     sent = {
-        (form, number): report.through_codec(latents, report.latents_of(out / file, photos.images_N3HW), number)
+        (form, number): shipped.through_codec(latents, shipped.latents_of(out / file, photos.images_N3HW), number)
         for form, file in (("fp32", "analysis.onnx"), ("int8", "analysis-int8.onnx"))
         for number in range(len(latents.spec.operating_points))
     }
@@ -69,13 +69,13 @@ def measure(
     }
     for place, (tag, backbone) in enumerate(backbones.items()):
         print(f"measuring {tag}", flush=True)
-        graphs = report.ServerGraphs(out / "graphs" / tag, threads)
+        graphs = shipped.ServerGraphs(out / "graphs" / tag, threads)
         figures = _unmodified_figures(backbone, graphs, photos, cache)
         # What int8 costs is a matter of the encoder, so the first backbone tells it.
         forms = ("fp32", "int8") if place == 0 else ("fp32",)
         figures["operating_points"] = {
             point.name: {
-                form: report.figures(_compare(sent[form, number], backbone, graphs, photos, cache)) for form in forms
+                form: shipped.figures(_compare(sent[form, number], backbone, graphs, photos, cache)) for form in forms
             }
             for number, point in enumerate(latents.spec.operating_points)
         }
@@ -93,7 +93,7 @@ def layer_losses(
     latents: LatentCodec,
     received_NCHW: np.ndarray,
     point: int,
-    graphs: report.ServerGraphs,
+    graphs: shipped.ServerGraphs,
     labels_N: np.ndarray,
     reference_NK: np.ndarray,
 ) -> list[float]:
@@ -105,8 +105,8 @@ def layer_losses(
     bytes_N = np.zeros(len(labels_N[some]))  # not looked at here
     losses = []
     for layers in range(1, len(latents.spec.layers) + 1):
-        cut_NCHW = report.first_layers(latents, received_NCHW[some], point, layers)
-        compared = report.compare_arrays(graphs.from_latents(cut_NCHW), reference_NK[some], labels_N[some], bytes_N)
+        cut_NCHW = shipped.first_layers(latents, received_NCHW[some], point, layers)
+        compared = shipped.compare_arrays(graphs.from_latents(cut_NCHW), reference_NK[some], labels_N[some], bytes_N)
         losses.append(compared.row()["loss_points"])
     return [loss - losses[-1] for loss in losses]
 
@@ -114,35 +114,35 @@ def layer_losses(
 def _compare(
     sent: tuple[np.ndarray, np.ndarray],
     backbone: CutBackbone,
-    graphs: report.ServerGraphs,
+    graphs: shipped.ServerGraphs,
     photos: Photos,
     cache: Path | None,
 ) -> Comparison:
     received_NCHW, payload_bytes_N = sent
     reference_NK = _reference(backbone, graphs, photos, cache)
-    return report.compare_arrays(graphs.from_latents(received_NCHW), reference_NK, photos.labels_N, payload_bytes_N)
+    return shipped.compare_arrays(graphs.from_latents(received_NCHW), reference_NK, photos.labels_N, payload_bytes_N)
 
 
-def _reference(backbone: CutBackbone, graphs: report.ServerGraphs, photos: Photos, cache: Path | None) -> np.ndarray:
+def _reference(backbone: CutBackbone, graphs: shipped.ServerGraphs, photos: Photos, cache: Path | None) -> np.ndarray:
     key = (backbone.weights_hash(), photos.key, "bicubic 224")
-    return report.cached_logits(cache, key, lambda: graphs.unmodified(photos.images_N3HW))
+    return shipped.cached_logits(cache, key, lambda: graphs.unmodified(photos.images_N3HW))
 
 
 def _unmodified_figures(
-    backbone: CutBackbone, graphs: report.ServerGraphs, photos: Photos, cache: Path | None
+    backbone: CutBackbone, graphs: shipped.ServerGraphs, photos: Photos, cache: Path | None
 ) -> dict[str, Any]:
     """Top-1 of the unmodified backbone on the codec's pixels and at its native resolution."""
     key = (backbone.weights_hash(), photos.key, f"native {backbone.image_spec.side}")
-    native_NK = report.cached_logits(cache, key, lambda: _native(backbone, photos))
+    native_NK = shipped.cached_logits(cache, key, lambda: _native(backbone, photos))
     return {
-        "unmodified_top1_percent": report.top1_percent(_reference(backbone, graphs, photos, cache), photos.labels_N),
-        "unmodified_native_top1_percent": report.top1_percent(native_NK, photos.labels_N),
+        "unmodified_top1_percent": shipped.top1_percent(_reference(backbone, graphs, photos, cache), photos.labels_N),
+        "unmodified_native_top1_percent": shipped.top1_percent(native_NK, photos.labels_N),
     }
 
 
 def _native(backbone: CutBackbone, photos: Photos) -> np.ndarray:
     spec = backbone.image_spec
-    images = report.native_inputs(photos.pixels, side=spec.side, crop_fraction=spec.crop_fraction)
+    images = shipped.native_inputs(photos.pixels, side=spec.side, crop_fraction=spec.crop_fraction)
     parts = np.array_split(images, max(len(images) // 16, 1))
     with torch.inference_mode():
         return np.concatenate([backbone(torch.from_numpy(part)).numpy() for part in parts])

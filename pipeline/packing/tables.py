@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pipeline.codec import ChannelPmf, Contexts, EntropyModel, OperatingPoint, stream_symbols
+from pipeline.codec import ChannelPmf, Contexts, EntropyModel, LatentSpec, OperatingPoint, stream_symbols
 from pipeline.codec.contexts import Earlier, SetName, Term, changes, context_values, previous, reference
 from pipeline.codec.places import PLACE_CONTEXTS, count_places, place_shares, refreshed_places
 from pipeline.models.feature_codec import LAYERS, FeatureCodec, channels_per_layer
@@ -40,7 +40,7 @@ class Thresholds(NamedTuple):
 
 
 THRESHOLDS = {"low": Thresholds(0.65, 0.15), "standard": Thresholds(0.65, 0.55), "high": Thresholds(0.65, 0.55)}
-"""Operating point → its thresholds, where they were not chosen on clips (`pipeline.training.stickiness`)."""
+"""Operating point → its thresholds, where they were not chosen on clips (`pipeline.packing.stickiness`)."""
 DETAILED_LAYERS = {"intra": 3, "inter": 2}
 """Layers whose channels get more contexts in a set (`default_contexts`)."""
 COUNTED_SHARES = (0.0, 0.75, 1.0, 1.5)
@@ -150,6 +150,19 @@ def operating_points(
         arrays = gain.detach().numpy(), offset.detach().numpy()
         points.append(OperatingPoint(name, *arrays, sticky_threshold=sticky, refresh_threshold=refresh))
     return tuple(points)
+
+
+def latent_spec(
+    codec: FeatureCodec, contexts: Contexts, thresholds: Mapping[str, Thresholds] = THRESHOLDS
+) -> LatentSpec:
+    """What edge and server agree on about the latent."""
+    return LatentSpec(
+        channels=codec.config.latent.channels,
+        stride=codec.config.latent.stride,
+        layers=(channels_per_layer(codec.config.latent.channels),) * LAYERS,
+        operating_points=operating_points(codec, thresholds),
+        contexts=contexts,
+    )
 
 
 @torch.inference_mode()

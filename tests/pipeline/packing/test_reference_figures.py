@@ -11,8 +11,8 @@ pytest.importorskip("torch")
 
 from pipeline.bundle import Bundle, add_reference
 from pipeline.errors import BundleError
+from pipeline.packing.reference_figures import distribution, reference_figures, top_scores
 from pipeline.runtime.engine import NullEngine
-from pipeline.training.reference_figures import distribution, reference_figures, top_scores
 from tests.bundles import backbone, random_bundle
 
 

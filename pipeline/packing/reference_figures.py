@@ -1,10 +1,10 @@
 """What frames look like where a bundle's figures hold: the yardstick of the server's drift metric, for its manifest.
 
-    python -m pipeline.training.reference_figures --bundle DIR --photos imagenet-nips2017-1000.tar
+    python -m pipeline.packing.reference_figures --bundle DIR --photos imagenet-nips2017-1000.tar
 
 Bytes of frames that stand alone at each operating point, and for each backbone and task the score of the label on top
-through the codec, as distributions in ten bins. `package_default` does it for the bundles that it makes; run this after
-heads were added. Only manifest.toml changes, and with it the bundle id; the codec id stays.
+through the codec, as distributions in ten bins. `frankenstream train pack` does it for the bundles that it makes;
+run this after heads were added. Only manifest.toml changes, and with it the bundle id; the codec id stays.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def add_reference_figures(folder: Path, archive: Path, *, photos_max: int = PHOT
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline.training.reference_figures", description=(__doc__ or "").splitlines()[0]
+        prog="python -m pipeline.packing.reference_figures", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--bundle", type=Path, required=True, help="folder of the bundle")
     parser.add_argument("--photos", type=Path, required=True, help="tar or folder; the bundle's own evaluation photos")
