@@ -107,7 +107,7 @@ def train_default_bundle(
 
 
 def check_data(data: Path, tasks: Sequence[str]) -> None:
-    """Raises ConfigError for tasks that are none of ours, InputError where pictures are missing. No tasks: all of them."""
+    """Raises ConfigError for tasks that are none of ours, InputError where pictures are missing. No tasks: all."""
     from tasks.train_default import PLACES, find_data
 
     _check_tasks(tasks)
