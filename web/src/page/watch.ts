@@ -2,7 +2,6 @@
 import { askWelcome, fetchBundle, Refused, Unauthorised } from "../bundle/fetch";
 import { monotonic } from "../clock";
 import { Encoder } from "../encoder/encoder";
-import { FrankenError } from "../errors";
 import { Loading, type OnProgress } from "../progress";
 import { choose, earlierFallback, rememberFallback, routesOf, routeText } from "../transport/choice";
 import { EdgeTransport } from "../transport/edge";
@@ -20,6 +19,7 @@ import { rateText, type Arrived } from "./rate_words";
 import { Source, type Facing, type SourceKind } from "./source";
 import { Strip } from "./strip";
 import { Teach } from "./teach";
+import { endText, words } from "./words";
 
 const TOP_K = 3;
 const DRAW_EVERY_MS = 100;
@@ -64,6 +64,7 @@ export class Watch {
       if (file.files?.[0]) void this.open("file", file.files[0]);
     });
     byId("stop").addEventListener("click", () => this.stop());
+    byId("again").addEventListener("click", () => this.startAgain());
     byId<HTMLFormElement>("token-form").addEventListener("submit", (event) => {
       event.preventDefault();
       saveToken(byId<HTMLInputElement>("token").value);
@@ -142,6 +143,14 @@ export class Watch {
 
   // --- The server -------------------------------------------------------------------------------------------------
 
+  /** After an end: a session anew, with the encoder that is here. */
+  private startAgain(): void {
+    this.complain("");
+    if (!this.codecId || !this.encoder) return void this.connect();
+    this.tell(`Connecting to ${location.host} …`, "busy");
+    this.openSession();
+  }
+
   private async connect(): Promise<void> {
     this.starting.abort();
     this.starting = new AbortController();
@@ -168,8 +177,8 @@ export class Watch {
       this.encoder?.close();
       this.encoder = null;
       this.tellShare("");
-      this.tell("The encoder could not be loaded. Load the page again.", "trouble");
-      this.complain(words(error));
+      if (error instanceof Refused) return this.tellEnd("Not connected.", endText(error.reason, error.detail));
+      this.tellEnd("The encoder could not be loaded.", words(error));
     }
   }
 
@@ -281,7 +290,7 @@ export class Watch {
         this.feed = null;
         if (event.reason === "unauthorised") this.askForToken(event.detail);
         else if (event.reason === "codec") void this.connect();
-        else if (!event.clean) this.complain(`The server ended the session (${event.reason}). ${event.detail}`);
+        else this.tellEnd("Not connected.", endText(event.reason, event.detail)); // As for an edge, it is over for good.
         break;
     }
   }
@@ -400,6 +409,14 @@ export class Watch {
     const status = byId("status");
     if (status.textContent !== text) status.textContent = text;
     status.dataset.mood = mood;
+    byId("again").hidden = true;
+  }
+
+  /** It does not go on by itself: why, and a button to start again. */
+  private tellEnd(text: string, why: string): void {
+    this.tell(text, "trouble");
+    this.complain(why);
+    byId("again").hidden = false;
   }
 
   /** How much of the encoder is here, behind the status: style.css shows it, and no screen reader is told of every percent. */
@@ -424,11 +441,6 @@ function joined(offered: readonly TaskInfo[], told: readonly TaskInfo[]): TaskIn
 
 function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
-}
-
-function words(error: unknown): string {
-  if (error instanceof FrankenError) return error.message;
-  return error instanceof Error ? `${error.name}: ${error.message}` : String(error);
 }
 
 function browserName(): string {

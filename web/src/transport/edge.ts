@@ -60,8 +60,8 @@ export class EdgeTransport {
 
   /** End the session; nothing is heard of it any more. */
   close(): void {
-    this.call((session, now) => session.stop(now));
     this.closed = true;
+    this.call((session, now) => session.stop(now));
   }
 
   /** Try again at once, not at the end of the wait. `newNetwork`: what found no way before may find one now. */
