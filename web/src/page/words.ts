@@ -1,4 +1,4 @@
-/** What is said of errors and ends. */
+/** What is said of errors and ends, and of this browser to the server. */
 import { FrankenError } from "../errors";
 
 /** The server's line may be of any length. */
@@ -24,4 +24,8 @@ export function endText(reason: string, detail: string): string {
   const why = REASONS[reason] ?? `The server ended the session (${reason.slice(0, 40)})`;
   const said = detail ? `${why}: ${detail.slice(0, DETAIL_CHARS_MAX).replace(/\.$/, "")}.` : `${why}.`;
   return reason === "protocol" ? `${said} If it happens again, load the page anew.` : said;
+}
+
+export function browserName(): string {
+  return /(Firefox|Edg|OPR|Chrome|Version)\/[\d.]+/.exec(navigator.userAgent)?.[0].replace("Version", "Safari") ?? "browser";
 }
