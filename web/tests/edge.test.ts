@@ -192,7 +192,7 @@ test("what an earlier connection still says means nothing", async () => {
   await pass(200);
   earlier.lost("gone again");
   earlier.received("control", Uint8Array.of(1, 2, 3));
-  expect([transport.session.state, transport.connections]).toEqual(["open", 2]);
+  expect([transport.session.state, rtc.opened]).toEqual(["open", 2]);
 });
 
 test("a fallback that was before a reload is remembered", async () => {
