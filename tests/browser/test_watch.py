@@ -236,11 +236,14 @@ def test_server_off_and_on_again_recovers(make_server: Callable[..., Server], fr
 
 
 @pytest.mark.parametrize(
-    ("reason", "words"),
-    [("error", "^Something went wrong on the server: the engine is gone"), ("done", "^The server has ended the session")],
+    ("reason", "words", "button"),
+    [
+        ("error", "^Something went wrong on the server: the engine is gone", "#again"),
+        ("done", "^The server has ended the session", "#use-sample"),
+    ],
 )
 def test_an_end_for_good_is_said_in_words_and_started_again(
-    make_server: Callable[..., Server], open_page: Open, reason: str, words: str
+    make_server: Callable[..., Server], open_page: Open, reason: str, words: str, button: str
 ) -> None:
     """Whatever the server ends without a token or a time to come back; as an edge, the page does not come back by itself."""
     with make_server() as server:
@@ -252,7 +255,8 @@ def test_an_end_for_good_is_said_in_words_and_started_again(
             handle.call(lambda session, now: session.goodbye(reason, "the engine is gone", now))
         wait_for_text(page, "#status", "^Not connected")
         wait_for_text(page, "#error", words)
-        page.click("#again")
+        assert page.is_visible("#again")
+        page.click(button)
         wait_for_text(page, "#status", "^Live from")
         wait_for_more_answers(page)
         assert not page.is_visible("#again")

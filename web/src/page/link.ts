@@ -107,14 +107,16 @@ export class Link {
   /** After an end: a session anew, with the encoder that is here. */
   startAgain(): void {
     this.status.complain("");
-    if (!this.codecId || !this.encoder) return void this.connect();
     this.status.tellConnecting();
-    this.openSession();
+    if (this.codecId && this.encoder) this.openFor();
+    else void this.connect();
   }
 
   /** A source is there: a session for it, if there is none and the server is known. */
   openFor(): void {
-    if (!this.transport && this.codecId && this.encoder) this.openSession();
+    if (this.transport || !this.codecId || !this.encoder) return;
+    if (this.encoderKnown) this.status.tellConnecting(); // Until then the line says how much of it is here.
+    this.openSession();
   }
 
   closeSession(): void {
