@@ -245,7 +245,7 @@ def test_server_off_and_on_again_recovers(make_server: Callable[..., Server], fr
 def test_an_end_for_good_is_said_in_words_and_started_again(
     make_server: Callable[..., Server], open_page: Open, reason: str, words: str, button: str
 ) -> None:
-    """Whatever the server ends without a token or a time to come back; as an edge, the page does not come back by itself."""
+    """What the server ends without a token or a time to come back; like an edge, the page does not go on by itself."""
     with make_server() as server:
         page = open_page(server.http_url, expected=GONE)
         wait_for_encoder(page)
