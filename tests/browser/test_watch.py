@@ -235,6 +235,34 @@ def test_server_off_and_on_again_recovers(make_server: Callable[..., Server], fr
         wait_for_more_answers(page)
 
 
+@pytest.mark.parametrize(
+    ("reason", "words", "button"),
+    [
+        ("error", "^Something went wrong on the server: the engine is gone", "#again"),
+        ("done", "^The server has ended the session", "#use-sample"),
+    ],
+)
+def test_an_end_for_good_is_said_in_words_and_started_again(
+    make_server: Callable[..., Server], open_page: Open, reason: str, words: str, button: str
+) -> None:
+    """What the server ends without a token or a time to come back; like an edge, the page does not go on by itself."""
+    with make_server() as server:
+        page = open_page(server.http_url, expected=GONE)
+        wait_for_encoder(page)
+        wait_for_text(page, "#status", "^Live from")
+        assert not page.is_visible("#again")
+        for handle in server._handles():
+            handle.call(lambda session, now: session.goodbye(reason, "the engine is gone", now))
+        wait_for_text(page, "#status", "^Not connected")
+        wait_for_text(page, "#error", words)
+        assert page.is_visible("#again")
+        page.click(button)
+        wait_for_text(page, "#status", "^Live from")
+        wait_for_more_answers(page)
+        assert not page.is_visible("#again")
+        assert not page.is_visible("#error")
+
+
 def test_wrong_token_is_refused_and_the_right_one_accepted(make_server: Callable[..., Server], open_page: Open) -> None:
     with make_server(front=FrontSettings(token="right-token")) as server:
         page = open_page(f"{server.http_url}#token=wrong-token", expected=GONE)

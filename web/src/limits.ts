@@ -2,11 +2,8 @@
 export const PAYLOAD_BYTES_MAX = 262_144;
 export const LATENT_SIDE_MAX = 256;
 export const SYMBOL_MAGNITUDE_MAX = 4_095;
-export const LAYERS_MAX = 16;
 export const MESSAGE_BYTES_MAX = 4_194_304;
-export const NAME_CHARS_MAX = 128;
 export const JPEG_BYTES_MAX = 2_097_152;
-export const BUNDLE_PART_BYTES = 262_144;
 export const EDGE_BUNDLE_BYTES_MAX = 33_554_432;
 export const CONTROL_QUEUE_MAX = 256;
 export const REMEMBERED_FRAMES = 1_024;

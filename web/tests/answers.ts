@@ -5,8 +5,7 @@ import type { EdgeSession } from "../src/wire/session";
 export const MARKS = { capturedAt: 0, captureDone: 0.001, preprocessDone: 0.002, analysisDone: 0.01, encodeDone: 0.012 };
 
 export function give(session: EdgeSession, message: Message, now: number): void {
-  const byte = ["control", "frames", "results"].indexOf(channelOf(message));
-  session.receiveData(pack(message, byte), now);
+  session.receiveOn(channelOf(message), pack(message), now);
 }
 
 export function welcome(more: Partial<Welcome> = {}): Welcome {

@@ -154,6 +154,19 @@ test("a server that does not want the page is not asked again", async () => {
   expect(events).toContainEqual({ type: "Closed", reason: "unauthorised", detail: "missing or wrong token", clean: false });
 });
 
+test("what the page ends itself says nothing more, connected or not", async () => {
+  const connected = start();
+  await pass(10);
+  connected.close();
+  rtc.trouble = new OpenFailed("the server does not answer");
+  const waiting = start();
+  await pass(10);
+  waiting.close();
+  await pass(2_000);
+  expect([connected.session.state, waiting.session.state]).toEqual(["closed", "closed"]);
+  expect(events.filter((event) => event.type === "Closed")).toEqual([]);
+});
+
 test("a connection that takes nothing keeps the frames in the session, where a newer one takes their place", async () => {
   const transport = start();
   await pass(10);
@@ -179,7 +192,7 @@ test("what an earlier connection still says means nothing", async () => {
   await pass(200);
   earlier.lost("gone again");
   earlier.received("control", Uint8Array.of(1, 2, 3));
-  expect([transport.session.state, transport.connections]).toEqual(["open", 2]);
+  expect([transport.session.state, rtc.opened]).toEqual(["open", 2]);
 });
 
 test("a fallback that was before a reload is remembered", async () => {

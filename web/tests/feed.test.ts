@@ -33,7 +33,7 @@ class Page {
         picture.close();
         this.encoder.busy = false;
         const marks = { ...MARKS, capturedAt };
-        this.feed.encoded({ type: "encoded", frame, payload: new Uint8Array(POINTS[point]!.bytesMean), kind, marks, referenced: false } as Encoded);
+        this.feed.encoded({ type: "encoded", frame, payload: new Uint8Array(POINTS[point]!.bytesMean), kind, marks } as Encoded);
       }, ENCODE_MS);
     },
   };
@@ -184,7 +184,7 @@ test("pictures have one quality: nothing is chosen", async () => {
 test("what the encoder made for an earlier session is not offered", () => {
   const page = new Page(1e6);
   page.session.capture(0, 0);
-  page.feed.encoded({ type: "encoded", frame: 0, payload: new Uint8Array(9), kind: "bitstream", marks: MARKS, referenced: false });
+  page.feed.encoded({ type: "encoded", frame: 0, payload: new Uint8Array(9), kind: "bitstream", marks: MARKS });
   expect([page.session.account.inFlight.size, page.session.canSend(0.1)]).toEqual([1, true]);
 });
 

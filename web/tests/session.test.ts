@@ -93,7 +93,7 @@ test("a cut connection is resumed with the token; a server that forgot ends what
 
 test("rubbish closes the session with Goodbye(protocol)", () => {
   const session = opened();
-  session.receiveData(new Uint8Array([0, 1, 2, 3]), 0.1);
+  session.receiveOn("control", new Uint8Array([1, 2, 3]), 0.1);
   expect(session.state).toBe("closed");
   const goodbye = session.pollSend(0.1)!.message;
   expect(goodbye.type === "Goodbye" && goodbye.reason).toBe("protocol");
@@ -101,7 +101,7 @@ test("rubbish closes the session with Goodbye(protocol)", () => {
 
 test("a message on a channel that is not its own breaks the contract", () => {
   const session = opened();
-  session.receiveData(pack({ type: "Credit", sent_frames_max: 9, valid_for_ms: 1000 }, 2), 0.1);
+  session.receiveOn("results", pack({ type: "Credit", sent_frames_max: 9, valid_for_ms: 1000 }), 0.1);
   expect(session.state).toBe("closed");
 });
 

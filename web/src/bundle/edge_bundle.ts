@@ -14,7 +14,7 @@ const INT8_EXTRA_LOSS_MAX = 0.1;
 interface Spec {
   format: number;
   default_operating_point: string;
-  latent: { channels: number; stride: number; layers: number[] };
+  latent: { layers: number[] };
   preprocess: { size: number; crop: string; colour: string; filter: string };
   analysis: { name: string; fp32: string; int8?: string; int8_extra_loss_points?: number };
   tables: { file: string };
@@ -30,7 +30,6 @@ export class EdgeBundle {
   readonly points: OperatingPoint[];
   readonly defaultPoint: number;
   readonly size: number;
-  readonly stride: number;
   readonly analysisName: string;
   /** The analysis as ONNX; int8 null: not there, or not allowed. */
   readonly fp32: Uint8Array;
@@ -55,7 +54,6 @@ export class EdgeBundle {
     }));
     this.defaultPoint = Math.max(0, this.points.findIndex((point) => point.name === spec.default_operating_point));
     this.size = spec.preprocess.size;
-    this.stride = spec.latent.stride;
     this.analysisName = spec.analysis.name;
     this.fp32 = read(spec.analysis.fp32);
     const allowed = (spec.analysis.int8_extra_loss_points ?? Infinity) <= INT8_EXTRA_LOSS_MAX;

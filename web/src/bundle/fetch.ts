@@ -14,10 +14,10 @@ import { EdgeSession } from "../wire/session";
 
 const CACHE = "frankenstream-bundles";
 
-/** The server ended the connection that asked. */
+/** The server ended the connection that asked; `reason` and `detail` as in Goodbye. */
 export class Refused extends TransportError {
-  constructor(message: string, readonly reason: string) {
-    super(message);
+  constructor(readonly reason: string, readonly detail: string) {
+    super(detail || reason);
   }
 }
 
@@ -60,8 +60,7 @@ async function ask<T>(
       const onEvent = (event: EdgeEvent): void => {
         if (event.type === "Disconnected") onTrouble(event.reason);
         else if (event.type === "Closed") {
-          const detail = event.detail || event.reason;
-          reject(new (event.reason === "unauthorised" ? Unauthorised : Refused)(detail, event.reason));
+          reject(new (event.reason === "unauthorised" ? Unauthorised : Refused)(event.reason, event.detail));
         } else if (transport) step(event, transport, resolve);
       };
       const session = new EdgeSession({ codecId, client: "web page" });

@@ -44,7 +44,7 @@ function appendVarint(bytes: number[], value: number): void {
 }
 
 /** CRC-16/CCITT-FALSE. */
-export function crc16(bytes: readonly number[]): number {
+function crc16(bytes: readonly number[]): number {
   let crc = 0xffff;
   for (const byte of bytes) {
     crc ^= byte << 8;

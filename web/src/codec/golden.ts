@@ -35,7 +35,7 @@ export function encodeGolden(file: GoldenFile): [string, string, string][] {
   });
 }
 
-export function fromBase64(text: string): Uint8Array {
+function fromBase64(text: string): Uint8Array {
   return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 }
 

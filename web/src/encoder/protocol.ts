@@ -19,9 +19,9 @@ export type ToWorker =
 export type FromWorker =
   /** Bytes of ONNX Runtime that are here; `total` 0: nobody said how many there are. */
   | { type: "progress"; loaded: number; total: number }
-  | { type: "loaded"; points: MeasuredPoint[]; defaultPoint: number; size: number; analysis: string; description: string }
+  | { type: "loaded"; points: MeasuredPoint[]; defaultPoint: number; analysis: string; description: string }
   | { type: "failed"; message: string }
   /** What came of WebGPU; `trouble` "": it is used. `tried`: it was measured. */
   | { type: "gpu"; description: string; trouble: string; tried: boolean }
-  | { type: "encoded"; frame: number; payload: Uint8Array; kind: PayloadKind; marks: StageMarks; referenced: boolean }
+  | { type: "encoded"; frame: number; payload: Uint8Array; kind: PayloadKind; marks: StageMarks }
   | { type: "encode_failed"; frame: number; message: string };

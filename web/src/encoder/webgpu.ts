@@ -7,7 +7,7 @@ import type { Latent } from "./analysis";
 /** Of WebAssembly's time, or nothing is gained: the GPU's own runtime has to be loaded each time. */
 export const WORTH = 0.8;
 /** Of the latents, root mean square. Another order of adding gives 1e-6, int8 against float32 some percent, a bug about 1. */
-export const DIFFERENCE_MAX = 0.2;
+const DIFFERENCE_MAX = 0.2;
 
 /** Why the GPU is not tried here; "": it may be. `software`: one in software will do, for tests. */
 export async function gpuTrouble(software: boolean): Promise<string> {

@@ -62,7 +62,7 @@ async function load({ bundle: zip, gpu }: ToWorker & { type: "load" }): Promise<
   tell({
     type: "loaded",
     points: bundle.points.map(({ name, bytesMean, lossPoints, layerLossPoints }) => ({ name, bytesMean, lossPoints, layerLossPoints })),
-    defaultPoint: bundle.defaultPoint, size: bundle.size, analysis: bundle.analysisName, description: analysis.description,
+    defaultPoint: bundle.defaultPoint, analysis: bundle.analysisName, description: analysis.description,
   });
   if (gpu !== "no") setTimeout(() => void tryGpu(gpu === "software"), GPU_AFTER_MS);
 }
@@ -109,7 +109,7 @@ async function encode({ frame, capturedAt, picture, kind, point }: ToWorker & { 
     const encoded = kind === "jpeg" ? await asJpeg(picture) : await asBitstream(frame, picture, point);
     tell(
       {
-        type: "encoded", frame, payload: encoded.payload, kind: encoded.kind, referenced: encoded.referenced,
+        type: "encoded", frame, payload: encoded.payload, kind: encoded.kind,
         marks: { capturedAt, captureDone, ...encoded.marks, encodeDone: monotonic() },
       },
       [encoded.payload.buffer as ArrayBuffer],
@@ -121,10 +121,14 @@ async function encode({ frame, capturedAt, picture, kind, point }: ToWorker & { 
   }
 }
 
+interface Coded {
+  symbols: Int16Array;
+  payload: Uint8Array;
+}
+
 interface Encoded {
   payload: Uint8Array;
   kind: PayloadKind;
-  referenced: boolean;
   marks: { preprocessDone: number; analysisDone: number };
 }
 
@@ -134,13 +138,13 @@ async function asBitstream(frame: number, picture: Picture, point: number): Prom
   const preprocessDone = monotonic();
   const { latent, height, width } = await analysed(image);
   const analysisDone = monotonic();
-  const choice = choose(latent, { height, width }, point);
-  references.keep(frame, choice.symbols);
-  return { ...choice, kind: "bitstream", marks: { preprocessDone, analysisDone } };
+  const { symbols, payload } = choose(latent, { height, width }, point);
+  references.keep(frame, symbols);
+  return { payload, kind: "bitstream", marks: { preprocessDone, analysisDone } };
 }
 
 /** Against the newest frame that the server has, or alone where that is shorter: the scene has changed. */
-function choose(latent: Float32Array, grid: Grid, point: number): { symbols: Int16Array; payload: Uint8Array; referenced: boolean } {
+function choose(latent: Float32Array, grid: Grid, point: number): Coded {
   const { codec, points } = bundle;
   if (point !== lastPoint) lastAloneBytes = 0; // What it takes alone is not known there.
   lastPoint = point;
@@ -148,18 +152,18 @@ function choose(latent: Float32Array, grid: Grid, point: number): { symbols: Int
   if (reference) {
     const symbols = quantise(latent, points[point]!, codec.heldSymbols(reference));
     const payload = codec.encode(symbols, grid, point, { reference });
-    if (payload.length < WORTH_COMPARING * lastAloneBytes) return { symbols, payload, referenced: true };
+    if (payload.length < WORTH_COMPARING * lastAloneBytes) return { symbols, payload };
     const alone = encodeAlone(latent, grid, point);
-    return payload.length <= alone.payload.length ? { symbols, payload, referenced: true } : alone;
+    return payload.length <= alone.payload.length ? { symbols, payload } : alone;
   }
   return encodeAlone(latent, grid, point);
 }
 
-function encodeAlone(latent: Float32Array, grid: Grid, point: number): { symbols: Int16Array; payload: Uint8Array; referenced: boolean } {
+function encodeAlone(latent: Float32Array, grid: Grid, point: number): Coded {
   const symbols = quantise(latent, bundle.points[point]!);
   const payload = bundle.codec.encode(symbols, grid, point);
   lastAloneBytes = payload.length;
-  return { symbols, payload, referenced: false };
+  return { symbols, payload };
 }
 
 async function asJpeg(picture: Picture): Promise<Encoded> {
@@ -167,7 +171,7 @@ async function asJpeg(picture: Picture): Promise<Encoded> {
   const preprocessDone = monotonic();
   const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: JPEG_QUALITY });
   const payload = new Uint8Array(await blob.arrayBuffer());
-  return { payload, kind: "jpeg", referenced: false, marks: { preprocessDone, analysisDone: preprocessDone } };
+  return { payload, kind: "jpeg", marks: { preprocessDone, analysisDone: preprocessDone } };
 }
 
 /** The largest centred square as RGB planes [3, size, size] in [0, 1]. */

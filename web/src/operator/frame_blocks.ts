@@ -1,6 +1,6 @@
 /** Frames of a recording, ten seconds at a time, read when they are looked at; a few blocks are kept. */
 
-export const BLOCK_S = 10;
+const BLOCK_S = 10;
 const BLOCKS_KEPT = 12;
 /** Pages of one block, at most: 2,000 frames. */
 const PAGES_MAX = 4;

@@ -1,5 +1,6 @@
 /** What a recording shows at one moment: picture, results, stages, and what became of the newest frame. */
 import { bytesText, element, short } from "../page/dom";
+import { PLACE } from "../page/strip";
 import { STAGES } from "../wire/stages";
 import type { Frame, Moment } from "./frame_blocks";
 import { ageText } from "./live";
@@ -7,11 +8,6 @@ import { percent } from "./parts";
 
 const LABELS_SHOWN = 3;
 const FRESH_S = 1;
-
-const PLACE: Record<string, "edge" | "network" | "server"> = {
-  capture: "edge", preprocess: "edge", analysis: "edge", entropy_encode: "edge", send_wait: "edge", uplink: "network",
-  entropy_decode: "server", queue: "server", synthesis: "server", tail: "server", heads: "server", downlink: "network",
-};
 
 export class MomentView {
   readonly root = element("div", { class: "moment" });
@@ -60,7 +56,7 @@ export class MomentView {
     this.bar.hidden = !known.length;
     this.bar.setAttribute("aria-label", known.length ? `The stages take ${sum.toFixed(1)} ms` : "No stages");
     this.bar.replaceChildren(
-      ...known.map((stage) => element("span", { class: PLACE[stage]!, "data-stage": stage, style: `flex-grow: ${stages[stage]!.toFixed(3)}`, title: `${stage}: ${stages[stage]!.toFixed(1)} ms` })),
+      ...known.map((stage) => element("span", { class: PLACE[stage], "data-stage": stage, style: `flex-grow: ${stages[stage]!.toFixed(3)}`, title: `${stage}: ${stages[stage]!.toFixed(1)} ms` })),
     );
     this.legend.replaceChildren(
       ...known.map((stage) => element("li", {}, element("span", { class: `swatch ${PLACE[stage]}`, "data-stage": stage }), stage.replace("_", " "), element("span", { class: "value" }, `${stages[stage]!.toFixed(1)} ms`))),

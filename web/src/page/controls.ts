@@ -99,6 +99,6 @@ export class Controls {
 
 function pointText({ name, bytesMean, lossPoints }: MeasuredPoint): string {
   const size = bytesMean ? `, about ${bytesText(bytesMean)} a frame` : "";
-  const loss = lossPoints === null ? "" : `, ${lossPoints.toFixed(1)} points below the unmodified backbone`;
+  const loss = lossPoints === null ? "" : `, ${Math.abs(lossPoints).toFixed(1)} points ${lossPoints < 0 ? "above" : "below"} the unmodified backbone`;
   return `${name}${size}${loss}`;
 }

@@ -1,11 +1,11 @@
 /** The strip of figures, the stages as one stacked bar, and the drops by cause. */
 import type { FrameAccount } from "../wire/account";
-import { STAGES, type StagesMs } from "../wire/stages";
+import { STAGES, type Stage, type StagesMs } from "../wire/stages";
 import { bytesText, byId, element, short } from "./dom";
 import type { Figures } from "./figures";
 
 /** Three places that stages belong to; each has a hue, its stages have shades. */
-const PLACE: Record<(typeof STAGES)[number], "edge" | "network" | "server"> = {
+export const PLACE: Record<Stage, "edge" | "network" | "server"> = {
   capture: "edge", preprocess: "edge", analysis: "edge", entropy_encode: "edge", send_wait: "edge", uplink: "network",
   entropy_decode: "server", queue: "server", synthesis: "server", tail: "server", heads: "server", downlink: "network",
 };

@@ -19,7 +19,6 @@ export interface EarlierFallback {
 }
 
 export class EdgeTransport {
-  connections = 0;
   /** Why it is not the first route that is used; "" if it is. */
   why = "";
   onRoute: (route: Route["name"], why: string) => void = () => {};
@@ -60,8 +59,8 @@ export class EdgeTransport {
 
   /** End the session; nothing is heard of it any more. */
   close(): void {
-    this.call((session, now) => session.stop(now));
     this.closed = true;
+    this.call((session, now) => session.stop(now));
   }
 
   /** Try again at once, not at the end of the wait. `newNetwork`: what found no way before may find one now. */
@@ -117,7 +116,6 @@ export class EdgeTransport {
 
   private connected(connection: Connection, route: Route): void {
     this.connection = connection;
-    this.connections++;
     this.retryMs = RECONNECT_MS_MIN;
     this.session.partBytes = route.partBytes;
     this.session.connected(monotonic());

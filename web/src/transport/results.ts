@@ -6,8 +6,6 @@ const REMEMBERED = 32;
 const NO_MESSAGE = Uint8Array.of(0xc1);
 
 export class ResultReader {
-  /** Messages that were here already. */
-  repeats = 0;
   private had: Uint8Array[] = [];
 
   /** The messages that are new, oldest first. */
@@ -24,7 +22,6 @@ export class ResultReader {
       at = start + size;
     }
     const fresh = found.filter((message) => !this.had.some((one) => equal(one, message)));
-    this.repeats += found.length - fresh.length;
     this.had = [...this.had, ...fresh].slice(-REMEMBERED);
     return fresh.reverse();
   }

@@ -36,7 +36,6 @@ export class WebRtcRoute implements Route {
   constructor(
     private readonly token = "",
     private readonly patient = false,
-    private readonly base: string = document.baseURI,
   ) {}
 
   async open(hooks: Hooks, signal: AbortSignal): Promise<Connection> {
@@ -87,7 +86,7 @@ export class WebRtcRoute implements Route {
     let response: Response;
     let answer: T & { error?: string; webrtc?: boolean };
     try {
-      response = await fetch(new URL(path, this.base), { ...wish, headers, signal: patience.signal, cache: "no-store" });
+      response = await fetch(new URL(path, document.baseURI), { ...wish, headers, signal: patience.signal, cache: "no-store" });
       answer = (await response.json().catch(() => ({}))) as typeof answer;
     } catch {
       throw new OpenFailed("the server does not answer");

@@ -10,17 +10,14 @@ export class WebSocketRoute implements Route {
   readonly name = "websocket";
   readonly partBytes = 0;
 
-  constructor(
-    private readonly token = "",
-    readonly url = streamUrl(),
-  ) {}
+  constructor(private readonly token = "") {}
 
   open(hooks: Hooks, signal: AbortSignal): Promise<Connection> {
     const protocols = this.token ? [SUBPROTOCOL, `frankenstream.token.${this.token}`] : [SUBPROTOCOL];
     return new Promise((resolve, reject) => {
       let socket: WebSocket;
       try {
-        socket = new WebSocket(this.url, protocols);
+        socket = new WebSocket(streamUrl(), protocols);
       } catch {
         // A token with characters that cannot be one.
         reject(new OpenFailed("the address or the token cannot be used"));
@@ -62,8 +59,8 @@ class SocketConnection implements Connection {
 }
 
 /** The stream's address on the server that this page came from. */
-export function streamUrl(base: string = document.baseURI): string {
-  const url = new URL("/api/v1/stream", base);
+function streamUrl(): string {
+  const url = new URL("/api/v1/stream", document.baseURI);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
   return url.href;
 }

@@ -1,11 +1,10 @@
 /** The counts of frames: every captured frame ends in exactly one counted state (pipeline/accounting.py). */
 import { REMEMBERED_FRAMES } from "../limits";
 
-export const EDGE_CAUSES = ["superseded", "too_old", "encode_failed", "send_failed", "lost"] as const;
 export const SERVER_CAUSES = ["shed", "deadline", "incomplete", "undecodable", "engine_failed"] as const;
 export const COMMON_CAUSES = ["disconnected", "stopped"] as const;
-export const CAUSES = [...EDGE_CAUSES, ...SERVER_CAUSES, ...COMMON_CAUSES] as const;
-export type Cause = (typeof CAUSES)[number];
+type EdgeCause = "superseded" | "too_old" | "encode_failed" | "send_failed" | "lost";
+export type Cause = EdgeCause | (typeof SERVER_CAUSES)[number] | (typeof COMMON_CAUSES)[number];
 
 export class FrameAccount {
   captured = 0;

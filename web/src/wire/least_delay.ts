@@ -1,7 +1,7 @@
 /** The least one-way delay of late, and the median (pipeline/rate_control). */
 
 /** How long a least one-way delay counts, in seconds: the way may change. */
-export const BASE_WINDOW_S = 10;
+const BASE_WINDOW_S = 10;
 
 /** The least of the samples of the last BASE_WINDOW_S (between one and two windows of half that length). */
 export class LeastDelay {

@@ -84,7 +84,7 @@ interface Shape {
 
 const NOTHING = new Uint8Array(0);
 
-export const SHAPES: Record<Message["type"], Shape> = {
+const SHAPES: Record<Message["type"], Shape> = {
   Hello: { tag: 1, channel: "control", fields: [
     ["protocol", "int"], ["codec_id", "text"], ["client", "text", ""], ["tasks", "texts", []], ["backbone", "text", ""],
     ["top_k", "int", 1], ["lossless", "bool", false], ["resume_token", "bytes", NOTHING],

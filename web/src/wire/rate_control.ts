@@ -69,8 +69,6 @@ interface Schedule {
 export class RateControl {
   /** By bytes, smallest first. */
   ladder: readonly Rung[];
-  /** How often the rung changed. */
-  switches = 0;
   /** Smoothed share of frames that got lost, or of which too little arrived. */
   loss = 0;
   /** Frames go in parts of so many bytes; 0: whole. */
@@ -381,10 +379,7 @@ export class RateControl {
   }
 
   private take(index: number): void {
-    if (index !== this.index) {
-      this.switches++;
-      this.index = index;
-    }
+    this.index = index;
     this.fitsSince = null;
     this.choice = this.chosen();
   }

@@ -1,7 +1,7 @@
 /**
  * A live edge session: frames in, one terminal state for each out; messages and events in between. No socket, no clock,
  * no timer: a transport gives `now` (seconds) and moves what `pollSend` gives. The rules are those of docs/protocol.md
- * and pipeline/wire/edge_session.py; a page has no lossless mode.
+ * and pipeline/wire/edge_session.py; a page has no lossless mode, and awaits no answers when it stops.
  */
 import * as limits from "../limits";
 import { RemoteProtocolError } from "../errors";
@@ -10,18 +10,16 @@ import { ClockOffset, PingSchedule } from "./clock";
 import type { EdgeEvent } from "./events";
 import { LiveFrames, type PayloadKind } from "./frames";
 import { channelOf, PROTOCOL_VERSION, unpack, type Channel, type Message, type Welcome } from "./messages";
-import { CHANNELS, type Outgoing } from "./outgoing";
+import type { Outgoing } from "./outgoing";
 import { Sending } from "./sending";
 import { micros, stagesMs, type StageMarks } from "./stages";
 
-export type State = "idle" | "opening" | "open" | "detached" | "stopping" | "closing" | "closed";
+export type State = "idle" | "opening" | "open" | "detached" | "closing" | "closed";
 export interface SessionOptions {
   codecId: string;
   client?: string;
   tasks?: string[];
-  backbone?: string;
   topK?: number;
-  budgetMs?: number;
 }
 
 const NOTHING = new Uint8Array(0);
@@ -50,8 +48,7 @@ export class EdgeSession {
   constructor(private readonly options: SessionOptions) {
     this.tasks = options.tasks ?? [];
     this.topK = options.topK ?? 1;
-    const budget = (options.budgetMs ?? limits.BUDGET_MS_DEFAULT) / 1000;
-    this.frames = new LiveFrames(budget, (event) => this.events.push(event));
+    this.frames = new LiveFrames(limits.BUDGET_MS_DEFAULT / 1000, (event) => this.events.push(event));
     this.sending = new Sending(this.frames, this.clock);
   }
 
@@ -62,7 +59,7 @@ export class EdgeSession {
   }
 
   get usesConnection(): boolean {
-    return this.messages.length > 0 || ["opening", "open", "stopping", "closing"].includes(this.state);
+    return this.messages.length > 0 || ["opening", "open", "closing"].includes(this.state);
   }
 
   /** The transport is up: says Hello. */
@@ -73,9 +70,9 @@ export class EdgeSession {
     this.sending.connected();
     this.messages.length = 0;
     this.helloUntil = now + limits.HELLO_TIMEOUT_MS / 1000;
-    const { codecId, client = "", backbone = "" } = this.options;
+    const { codecId, client = "" } = this.options;
     this.queue({
-      type: "Hello", protocol: PROTOCOL_VERSION, codec_id: codecId, client, tasks: this.tasks, backbone,
+      type: "Hello", protocol: PROTOCOL_VERSION, codec_id: codecId, client, tasks: this.tasks, backbone: "",
       top_k: this.topK, lossless: false, resume_token: this.resumeToken,
     });
   }
@@ -83,7 +80,7 @@ export class EdgeSession {
   /** The transport is down, or could not get up. */
   disconnected(reason: string): void {
     if (this.state === "closed") return;
-    if (this.state === "closing" || this.state === "stopping") {
+    if (this.state === "closing") {
       this.close("done", "", true, "stopped");
       return;
     }
@@ -119,7 +116,7 @@ export class EdgeSession {
   /** A frame was captured: it is counted, and ends in one Answered or FrameDropped. */
   capture(frame: number, capturedAt: number): void {
     this.frames.capture(frame, capturedAt);
-    if (!["idle", "opening", "open", "detached"].includes(this.state)) this.frames.drop(frame, "stopped");
+    if (this.state === "closing" || this.state === "closed") this.frames.drop(frame, "stopped");
   }
 
   /** The page gives a frame up before it is sent. */
@@ -218,11 +215,6 @@ export class EdgeSession {
   }
 
   // --- In ---------------------------------------------------------------------------------------------------------
-
-  /** Bytes arrived: a channel byte and a message. Never throws for what the server did. */
-  receiveData(data: Uint8Array, now: number): void {
-    this.receiveOn(CHANNELS[data[0]!], data.subarray(1), now);
-  }
 
   /** A message arrived on a channel. Never throws for what the server did. */
   receiveOn(channel: Channel | undefined, data: Uint8Array, now: number): void {

@@ -1,0 +1,31 @@
+/** What is said of errors and ends, and of this browser to the server. */
+import { FrankenError } from "../errors";
+
+/** The server's line may be of any length. */
+const DETAIL_CHARS_MAX = 300;
+/** What the reasons of a Goodbye mean (docs/protocol.md). */
+const REASONS: Record<string, string> = {
+  done: "The server has ended the session",
+  error: "Something went wrong on the server",
+  protocol: "This page and the server do not understand each other",
+  limit: "A limit was exceeded",
+  full: "The server has no room for another session",
+  draining: "The server is stopping",
+  idle: "Nothing was heard for too long",
+};
+
+export function words(error: unknown): string {
+  if (error instanceof FrankenError) return error.message;
+  return error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+}
+
+/** Why a session is over for good. */
+export function endText(reason: string, detail: string): string {
+  const why = REASONS[reason] ?? `The server ended the session (${reason.slice(0, 40)})`;
+  const said = detail ? `${why}: ${detail.slice(0, DETAIL_CHARS_MAX).replace(/\.$/, "")}.` : `${why}.`;
+  return reason === "protocol" ? `${said} If it happens again, load the page anew.` : said;
+}
+
+export function browserName(): string {
+  return /(Firefox|Edg|OPR|Chrome|Version)\/[\d.]+/.exec(navigator.userAgent)?.[0].replace("Version", "Safari") ?? "browser";
+}
