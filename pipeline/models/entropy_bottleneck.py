@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FILTERS = (1, 3, 3, 3, 3, 1)  # widths of the monotone network, ends included
-LAYERS = len(FILTERS) - 1
+DENSITY_LAYERS = len(FILTERS) - 1
 LIKELIHOOD_MIN = 1e-9
 TAIL_MASS = 1e-9
 _SEARCH_LIMIT = 2.0**20  # quantiles are looked for within +- this many symbols
@@ -42,13 +42,13 @@ class EntropyBottleneck(nn.Module):
     def __init__(self, channels: int, *, init_scale: float = 10.0) -> None:
         super().__init__()
         self.channels = channels
-        scale = init_scale ** (1 / LAYERS)
-        for layer in range(LAYERS):
+        scale = init_scale ** (1 / DENSITY_LAYERS)
+        for layer in range(DENSITY_LAYERS):
             rows, columns = FILTERS[layer + 1], FILTERS[layer]
             start = math.log(math.expm1(1 / scale / rows))
             self.register_parameter(f"_matrix{layer}", nn.Parameter(torch.full((channels, rows, columns), start)))
             self.register_parameter(f"_bias{layer}", nn.Parameter(torch.empty(channels, rows, 1).uniform_(-0.5, 0.5)))
-            if layer < LAYERS - 1:
+            if layer < DENSITY_LAYERS - 1:
                 self.register_parameter(f"_factor{layer}", nn.Parameter(torch.zeros(channels, rows, 1)))
         quantiles = torch.tensor([-init_scale, 0.0, init_scale]).repeat(channels, 1, 1)
         self.register_buffer("quantiles", quantiles)
@@ -60,7 +60,7 @@ class EntropyBottleneck(nn.Module):
         A fresh network is affine in y (its factors are 0), so its logit is that of a logistic distribution already; the
         first matrices and last biases give it its place and width.
         """
-        first_matrix, last_bias = (getattr(self, name) for name in ("_matrix0", f"_bias{LAYERS - 1}"))
+        first_matrix, last_bias = (getattr(self, name) for name in ("_matrix0", f"_bias{DENSITY_LAYERS - 1}"))
         zero_C11, mean_C11 = torch.zeros_like(mean_C).view(-1, 1, 1), mean_C.view(-1, 1, 1)
         slope_C11 = self.cumulative_logits(zero_C11 + 1) - self.cumulative_logits(zero_C11)
         wanted_C11 = math.pi / math.sqrt(3) / std_C.view(-1, 1, 1)
@@ -76,10 +76,10 @@ class EntropyBottleneck(nn.Module):
     def cumulative_logits(self, y_C1N: Tensor) -> Tensor:
         """The logit of the cumulative distribution at each value; same shape, increasing along N."""
         logits = y_C1N
-        for layer in range(LAYERS):
+        for layer in range(DENSITY_LAYERS):
             matrix, bias = getattr(self, f"_matrix{layer}"), getattr(self, f"_bias{layer}")
             logits = torch.matmul(F.softplus(matrix), logits) + bias
-            if layer < LAYERS - 1:
+            if layer < DENSITY_LAYERS - 1:
                 logits = logits + torch.tanh(getattr(self, f"_factor{layer}")) * torch.tanh(logits)
         return logits
 

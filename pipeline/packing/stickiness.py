@@ -27,6 +27,7 @@ from pipeline.codec import (
     dequantise,
     stream_symbols,
 )
+from pipeline.errors import InputError
 from pipeline.packing.tables import Thresholds
 
 REFRESH_THRESHOLDS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.9, 1.2)
@@ -72,13 +73,17 @@ class Candidate:
 def answered_clips(
     clips: Iterable[Sequence[np.ndarray]], latent_of: Callable[[np.ndarray], np.ndarray], unmodified: Answer
 ) -> list[AnsweredClip]:
-    """The first FRAMES frames of each clip, encoder inputs float32 [1, 3, H, W]."""
+    """The first FRAMES frames of each clip, encoder inputs float32 [1, 3, H, W]. Raises InputError if no clip has two
+    frames.
+    """
     found = []
     for clip in clips:
         images = clip[:FRAMES]
         if len(images) > LAG:
             latents_NCHW = np.stack([latent_of(image) for image in images])
             found.append(AnsweredClip(latents_NCHW, unmodified(np.concatenate(images))))
+    if not found:
+        raise InputError("no clip has two frames that decode: thresholds and tables of streams want some")
     return found
 
 

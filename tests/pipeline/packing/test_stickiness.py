@@ -57,13 +57,13 @@ def test_noise_is_not_sent(few: None) -> None:
     assert taken[0]["bytes_mean"] < 0.7 * rows[0]["bytes_mean"]
 
 
-def test_what_costs_too_much_is_not_taken(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where KL may not rise at all, everything is refreshed."""
-    monkeypatch.setattr(stickiness, "KL_RISE_MAX", 0.0)
-    chosen, rows = choose_thresholds(spec(), clips(0.25), answer)
-    best = next(row for row in rows if row["taken"])
-    assert best["kl_nats"] <= rows[0]["kl_nats"]
-    assert chosen["standard"].refresh in (0.0, 0.2, 0.45)
+def test_what_costs_too_much_is_not_taken() -> None:
+    """The best score wins among those whose KL has not risen too far; a tenth of the bytes buys nothing beyond that."""
+    every = Candidate(0.0, 0.0, 1000.0, 0.10, 0.10)
+    near, far = Candidate(0.65, 0.2, 700.0, 0.13, 0.13), Candidate(0.65, 0.4, 100.0, 0.15, 0.15)
+    assert far.score < near.score < every.score
+    assert stickiness._best([every, near, far]) is near
+    assert stickiness._best([every, far]) is every
 
 
 def test_a_dip_of_kl_is_chance() -> None:
