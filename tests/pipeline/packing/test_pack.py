@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +75,7 @@ def test_a_checkpoint_becomes_a_bundle(settings: PackSettings, monkeypatch: pyte
     """It opens, codes frames alone and with a reference, says what it was made of and measured on, and can be trained
     on; the broken clip is named.
     """
-    monkeypatch.setattr(
-        "pipeline.packing.pack.read_clips", lambda folder, say: read_clips(folder, say=say, frames_max=4)
-    )
+    monkeypatch.setattr("pipeline.packing.pack.read_clips", partial(read_clips, frames_max=4))
     said: list[str] = []
     bundle = pack(settings, said.append)
     assert Bundle.open(settings.out / "bundle").bundle_id == bundle.bundle_id

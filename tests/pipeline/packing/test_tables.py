@@ -13,6 +13,7 @@ from pipeline.models.feature_codec import LAYERS, CodecConfig, FeatureCodec  # n
 from pipeline.packing.tables import (  # noqa: E402
     MAGNITUDE_MAX,
     SymbolCounts,
+    Thresholds,
     count_symbols,
     default_contexts,
     entropy_model,
@@ -105,8 +106,7 @@ def test_one_set_of_tables_serves_sticky_streams_and_others(codec: FeatureCodec)
     assert sizes[1] < 0.9 * sizes[0]
 
 
-def test_finer_operating_points_stick_further(codec: FeatureCodec) -> None:
-    """The bundle's thresholds rise with the operating point's gain."""
-    thresholds = [point.sticky_threshold for point in operating_points(codec)]
-    assert thresholds == sorted(thresholds)
-    assert thresholds[0] > 0.5
+def test_operating_points_have_their_thresholds(codec: FeatureCodec) -> None:
+    """Those that were chosen, by name; a point that none were chosen for keeps every symbol."""
+    points = operating_points(codec, {"low": Thresholds(0.8, 0.3), "high": Thresholds(0.65, 0.1)})
+    assert [(one.sticky_threshold, one.refresh_threshold) for one in points] == [(0.8, 0.3), (0.0, 0.0), (0.65, 0.1)]
