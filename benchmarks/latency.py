@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.evaluation_pictures import Pictures
+from benchmarks.judge import Judge, find_head
 from benchmarks.machine import processor, rounded
 from benchmarks.network_coders import VideoCoder, median_s
 from benchmarks.picture_codecs import PictureCodec, picture_codecs
-from benchmarks.rate_accuracy import Judge, find_head
 from benchmarks.report import report
 from benchmarks.video_clips import Clip, read_clips
 from benchmarks.video_codecs import quiet

@@ -35,10 +35,10 @@ from rich.table import Table
 
 from benchmarks import network_plot
 from benchmarks.evaluation_pictures import Pictures
+from benchmarks.judge import Judge, find_head
 from benchmarks.machine import rounded
 from benchmarks.network_coders import OurCoder, Seen, StillCoder, VideoCoder, median_s, x264_sizes
 from benchmarks.picture_codecs import picture_codecs
-from benchmarks.rate_accuracy import Judge, find_head
 from benchmarks.rate_plot import check_plotting
 from benchmarks.report import report
 from benchmarks.simulated_stream import LossyUp, Run, stream

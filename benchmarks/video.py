@@ -36,8 +36,8 @@ from rich.table import Table
 
 from benchmarks import video_contexts, video_plot
 from benchmarks.evaluation_pictures import Pictures
+from benchmarks.judge import BATCH, Judge, find_head, versions
 from benchmarks.picture_codecs import PictureCodec, picture_codecs
-from benchmarks.rate_accuracy import BATCH, Judge, find_head, versions
 from benchmarks.rate_plot import check_plotting
 from benchmarks.report import report
 from benchmarks.video_clips import Clip, find_clips, read_clips

@@ -109,8 +109,8 @@ class PreprocessTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class AnalysisTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The encoder g_a in its ONNX forms: `image` float32 [1, 3, S, S] in [0, 1] → `latent` float32 [1, C, H, W], H and W
-    being S divided by the latent's stride.
+    """The encoder g_a in its ONNX forms: `image` float32 [1, 3, S, S] in [0, 1] → `latent` float32 [1, C, H, W], each
+    side S divided by the latent's stride.
     """
 
     name: Name

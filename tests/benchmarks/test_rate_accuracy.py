@@ -18,8 +18,9 @@ pytest.importorskip("PIL")
 
 from benchmarks import rate_accuracy
 from benchmarks.evaluation_pictures import Pictures, read_pictures
+from benchmarks.judge import Judge
 from benchmarks.picture_codecs import PictureCodec, picture_codecs
-from benchmarks.rate_accuracy import Judge, Point, drop_useless_sides
+from benchmarks.rate_accuracy import Point, drop_useless_sides
 from benchmarks.rate_plot import check_plotting, draw, make_figure, merged
 from pipeline.bundle import Bundle
 from pipeline.datasets.halves import in_half
