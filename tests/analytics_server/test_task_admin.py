@@ -23,7 +23,7 @@ from pipeline import limits
 from pipeline.bundle import Bundle
 from pipeline.errors import BundleError, ConfigError, FrankenError, TransportError
 from pipeline.runtime.engine import Features, NullEngine
-from pipeline.wire.events import Answered, TasksNow
+from pipeline.wire.events import Answered, Connected, TasksNow
 from tasks import Task, load_catalogue
 from tasks.head_file import HeadFile, HeadFiles, pack_head, synthesis_sha256
 from tasks.store import HeadStore
@@ -332,6 +332,28 @@ def test_an_edge_gets_other_tasks(server: Server, null_bundle: Bundle) -> None:
         assert [(task.task, len(task.labels)) for task in result.tasks] == [("cifar100", 2), ("food101", 2)]
         with pytest.raises(BundleError, match="task 'cars' is not served on null"):
             client.choose("porch", ["cars"], 1)
+
+
+def test_a_reconnect_keeps_what_was_chosen(server: Server, null_bundle: Bundle) -> None:
+    """Tasks that were chosen here stay; one that went meanwhile is an error in the results, not the end."""
+    client = TaskClient(server.http_url)
+    client.put("birds", [head()])
+    with StreamingEdge(server.urls[0], null_bundle, client="porch", tasks=("birds",)) as edge:
+        edge.wait_connected()
+        client.choose("porch", ["birds", "food101"], 2)
+        edge.wait(lambda: bool(edge.of(TasksNow)))
+        client.remove("birds")
+        edge.wait(lambda: "no longer served: birds" in edge.of(TasksNow)[-1].error)
+        told = len(edge.of(TasksNow))
+        (handle,) = server._handles()
+        handle.call(lambda session, now: session.goodbye("draining", "", now, resumable=True))
+        edge.wait(lambda: len(edge.of(Connected)) == 2 and len(edge.of(TasksNow)) == told + 1)
+        welcome = edge.of(Connected)[1].welcome
+        assert (welcome.resumed, [task.name for task in welcome.tasks]) == (True, ["birds", "food101"])
+        assert "no longer served: birds" in edge.of(TasksNow)[-1].error
+        result = edge.wait_ended(edge.send())
+        assert isinstance(result, Answered)
+        assert [(task.task, len(task.labels)) for task in result.tasks] == [("birds", 0), ("food101", 2)]
 
 
 # --- Packages ------------------------------------------------------------------------------------------------------

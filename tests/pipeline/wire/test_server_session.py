@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from pipeline import limits
@@ -10,6 +12,7 @@ from pipeline.errors import ConfigError, LocalProtocolError
 from pipeline.wire.events import (
     BundleRequested,
     Closed,
+    Connected,
     Disconnected,
     FrameDropped,
     FrameReceived,
@@ -29,6 +32,7 @@ from pipeline.wire.messages import (
     Pong,
     Result,
     SetTasks,
+    TaskInfo,
     Welcome,
 )
 from pipeline.wire.states import CLOSED, DETACHED, OPEN, WAITING
@@ -253,6 +257,35 @@ def test_token_changes_with_every_welcome() -> None:
     assert first != pair.server.resume_tokens[-1]
     send(pair, Ping(1, 0), "control")
     assert first not in pair.server.resume_tokens
+
+
+def test_resuming_keeps_the_tasks() -> None:
+    """What was set here meanwhile stays, and a task that is gone ends nothing; a new wish goes to the owner."""
+    served = {"food101", "birds"}
+
+    def resolve(tasks: Sequence[str], backbone: str) -> tuple[str, tuple[TaskInfo, ...]]:
+        if not served.issuperset(tasks):
+            raise ConfigError("not served")
+        return "lite0", tuple(TaskInfo(name, "lite0", 2) for name in tasks)
+
+    pair = opened(offer=make_offer(resolve_tasks=resolve), edge={"tasks": ("food101", "birds")})
+    chosen = (TaskInfo("birds", "lite0", 2),)
+    pair.server.set_tasks(chosen, "", pair.now, top_k=3)
+    served.remove("birds")
+    cut(pair)
+    pair.connect()
+    assert (pair.edge.state, pair.server.tasks, pair.server.top_k) == (OPEN, chosen, 3)
+    assert [event.welcome.tasks for event in pair.of(Connected)][1:] == [[*chosen]]
+    assert pair.of(TasksWanted) == []
+    cut(pair)
+    pair.edge.set_tasks(["food101"], 1, pair.now)
+    pair.connect()
+    assert pair.of(TasksWanted) == [TasksWanted(("food101",), 1)]
+
+
+def cut(pair: Pair) -> None:
+    pair.server.disconnected("cut", pair.now)
+    pair.edge.disconnected("cut", pair.now)
 
 
 def test_doubled_hello_is_ignored_and_another_is_not() -> None:
