@@ -66,6 +66,12 @@ class Handle:
         """See SessionHandle."""
         self._pump.post(self, fn)
 
+    def take_back(self, reason: str, now: float) -> None:
+        """What the network has not taken goes back to the session, where an answer waits for the edge to come back."""
+        outgoing, self.unsent = self.unsent, None
+        if outgoing is not None:
+            self.session.unsent(outgoing, reason, now)
+
 
 class ServerPump:
     """Moves messages between a network with many connections and the sessions of a directory."""
@@ -93,7 +99,7 @@ class ServerPump:
         self._timers: list[tuple[float, int, Handle]] = []
         self._order = count()
         self._touched: list[Handle] = []
-        self._stalled: list[Handle] = []
+        self._stalled: set[Handle] = set()
 
     # --- From other threads -----------------------------------------------------------------------------------
 
@@ -136,7 +142,7 @@ class ServerPump:
         handle = self._connections.pop(connection, None)
         if handle is not None and handle.connection == connection:
             handle.connection = None
-            handle.unsent = None
+            handle.take_back(reason, self._clock())
             handle.session.disconnected(reason, self._clock())
             self._pump(handle)
 
@@ -160,7 +166,7 @@ class ServerPump:
                 handle.timer_at = NEVER
                 handle.session.timer(now)
                 self._pump(handle)
-        stalled, self._stalled = self._stalled, []
+        stalled, self._stalled = self._stalled, set()
         for handle in stalled:
             self._pump(handle)
         while self._touched:
@@ -182,13 +188,15 @@ class ServerPump:
 
     def _pump(self, handle: Handle) -> None:
         """Events and messages of one session until there is nothing left to do now; then its next timer."""
+        if handle._pump is not self:
+            return  # The session has moved.
         while self._emit(handle) or self._send_one(handle):
             pass
         session = handle.session
         if session.state == CLOSED and handle.unsent is None:
             self._remove(handle)
             return
-        if handle.connection is not None and not session.uses_connection:
+        if handle.connection is not None and handle.unsent is None and not session.uses_connection:
             del self._connections[handle.connection]
             handle.connection = None
         timer_at = session.timer_at()
@@ -209,16 +217,15 @@ class ServerPump:
 
     def _send_one(self, handle: Handle) -> bool:
         """Hand one message to the network; False if there is none or it takes none."""
-        if handle.connection is None:
-            handle.unsent = None
-            return False
         now = self._clock()
-        outgoing = handle.unsent or handle.session.poll_send(now)
+        if handle.connection is None:
+            handle.take_back("the edge is gone", now)
+            return False
+        outgoing = handle.unsent = handle.unsent or handle.session.poll_send(now)
         if outgoing is None:
             return False
         if outgoing.expires_at is not None and now >= outgoing.expires_at:
-            handle.unsent = None
-            handle.session.unsent(outgoing, "the network did not take it in time", now)
+            handle.take_back("the network did not take it in time", now)
             return True
         sent = self._send(handle.connection, outgoing.data)
         if sent is Sent.YES:
@@ -228,10 +235,8 @@ class ServerPump:
             self.stats.bytes_by_channel["down", outgoing.channel] += len(outgoing.data)
             return True
         if sent is Sent.LATER:
-            handle.unsent = outgoing
-            self._stalled.append(handle)
+            self._stalled.add(handle)
             return False
-        handle.session.unsent(outgoing, "the edge is gone", now)
         self.lost(handle.connection, "the edge is gone")
         return False
 
@@ -274,9 +279,9 @@ class ServerPump:
             self._handles[id(outcome)] = handle
         elif handle.connection is not None:
             self._connections.pop(handle.connection, None)
+        handle.take_back("the edge connected again", now)
         handle.peer = peer
         handle.connection = connection
-        handle.unsent = None
         self._connections[connection] = handle
         self.stats.connections += 1
         self._pump(handle)
@@ -300,9 +305,11 @@ class ServerPump:
             if handle.connection is not None:
                 self._connections.pop(handle.connection, None)
                 handle.connection = None
-            session.disconnected("the edge came back through another transport", self._clock())
+            reason, now = "the edge came back through another transport", self._clock()
+            handle.take_back(reason, now)
+            session.disconnected(reason, now)
             self._emit(handle)
-            handle.timer_at, handle.unsent = NEVER, None
+            handle.timer_at = NEVER
             with self.directory.guard:
                 self.directory.move(session, target)
             handle._pump = target
