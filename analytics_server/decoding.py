@@ -79,6 +79,11 @@ class Decoding:
             if thread.is_alive():
                 thread.join()
 
+    @property
+    def alive(self) -> bool:
+        """Whether its threads run."""
+        return all(thread.is_alive() for thread in self._threads)
+
     def add(self, work: FrameWork) -> None:
         """A frame came in. Thread-safe."""
         with self._condition:

@@ -299,8 +299,12 @@ class Server:
 
     def health(self) -> dict[str, Any]:
         """Whether the threads that answer frames are alive."""
-        dead = [lane.backbone for lane in self._lanes.values() if not lane.alive] if self.state == "ready" else []
-        return {"healthy": not dead, "state": self.state, **({"dead_engines": dead} if dead else {})}
+        dead: list[str] = []
+        if self.state == "ready":
+            dead += [f"engine {lane.backbone}" for lane in self._lanes.values() if not lane.alive]
+            dead += ["decoder"] * (not self._decoding.alive)
+            dead += [f"transport {transport.url}" for transport in list(self._transports) if not transport.alive]
+        return {"healthy": not dead, "state": self.state, **({"dead": dead} if dead else {})}
 
     def readiness(self) -> dict[str, Any]:
         """Whether new sessions are welcome."""

@@ -112,6 +112,11 @@ class HttpListener:
         self._door.url = self.url
 
     @property
+    def alive(self) -> bool:
+        """See ServerTransport."""
+        return self._thread.alive
+
+    @property
     def stats(self) -> Traffic:
         """What passed so far."""
         return self._door.stats

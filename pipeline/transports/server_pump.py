@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from enum import Enum
 from itertools import count
+from typing import Final
 
 from pipeline.clock import Clock
 from pipeline.errors import RemoteProtocolError
@@ -42,6 +43,10 @@ class Sent(Enum):
 
 
 Send = Callable[[Connection, bytes], Sent]
+
+_FAILED: Final = "the server failed at this session: its log says why"
+_FAILED_S: Final = 1.0
+"""When an edge whose session ended like this may begin another one."""
 
 
 class Handle:
@@ -129,13 +134,11 @@ class ServerPump:
         self.stats.received_messages += 1
         self.stats.received_bytes += len(data)
         self.stats.bytes_by_channel["up", channel_of(data)] += len(data)
-        now = self._clock()
         handle = self._connections.get(connection)
         if handle is None:
-            self._open(connection, data, peer(), now)
+            self._open(connection, data, peer(), self._clock())
         else:
-            handle.session.receive_data(data, now)
-            self._pump(handle)
+            self._pump(handle, lambda session, now: session.receive_data(data, now))
 
     def lost(self, connection: Connection, reason: str) -> None:
         """The network says that a connection is gone."""
@@ -143,8 +146,7 @@ class ServerPump:
         if handle is not None and handle.connection == connection:
             handle.connection = None
             handle.take_back(reason, self._clock())
-            handle.session.disconnected(reason, self._clock())
-            self._pump(handle)
+            self._pump(handle, lambda session, now: session.disconnected(reason, now))
 
     # --- The loop ---------------------------------------------------------------------------------------------
 
@@ -164,8 +166,7 @@ class ServerPump:
         for at, _, handle in due:
             if handle.timer_at == at and handle._pump is self:
                 handle.timer_at = NEVER
-                handle.session.timer(now)
-                self._pump(handle)
+                self._pump(handle, lambda session, now: session.timer(now))
         stalled, self._stalled = self._stalled, set()
         for handle in stalled:
             self._pump(handle)
@@ -186,10 +187,28 @@ class ServerPump:
             log.exception("a call on session %s failed", handle.id)
         self._touched.append(handle)
 
-    def _pump(self, handle: Handle) -> None:
-        """Events and messages of one session until there is nothing left to do now; then its next timer."""
+    def _pump(self, handle: Handle, fn: ServerCall | None = None) -> None:
+        """`fn` on a session, then what it caused. A session that fails at it is ended, and no other."""
         if handle._pump is not self:
             return  # The session has moved.
+        try:
+            if fn is not None:
+                fn(handle.session, self._clock())
+            self._drive(handle)
+        except Exception:
+            log.exception("session %s failed and is ended", handle.id)
+            self._give_up(handle)
+
+    def _give_up(self, handle: Handle) -> None:
+        try:
+            handle.session.goodbye("error", _FAILED, self._clock(), retry_after_s=_FAILED_S)
+            self._drive(handle)
+        except Exception:
+            log.exception("session %s could not say Goodbye", handle.id)
+            self._remove(handle)
+
+    def _drive(self, handle: Handle) -> None:
+        """Events and messages of one session until there is nothing left to do now; then its next timer."""
         while self._emit(handle) or self._send_one(handle):
             pass
         session = handle.session
@@ -269,7 +288,11 @@ class ServerPump:
             if session is not None and isinstance(home, ServerPump) and home is not self:
                 self._fetch(home, session, lambda: self._admit(connection, message, peer, self._clock()))
                 return
-            outcome = directory.admit(peer, message, now, home=self)
+            try:
+                outcome = directory.admit(peer, message, now, home=self)
+            except Exception:
+                log.exception("a session could not be opened")
+                outcome = Refusal(Goodbye("error", _FAILED, retry_after_s=_FAILED_S))
         if isinstance(outcome, Refusal):
             self._refuse(connection, outcome.goodbye)
             return
@@ -332,19 +355,20 @@ class ServerPump:
         """Every connected edge gets a token with which it may come back."""
         for handle in list(self._handles.values()):
             if handle.session.state == OPEN:
-                handle.session.goodbye(
-                    "draining",
-                    "this server is stopping",
-                    self._clock(),
-                    resumable=True,
-                    peer=peer,
-                    retry_after_s=retry_after_s,
+                self._pump(
+                    handle,
+                    lambda session, now: session.goodbye(
+                        "draining",
+                        "this server is stopping",
+                        now,
+                        resumable=True,
+                        peer=peer,
+                        retry_after_s=retry_after_s,
+                    ),
                 )
-                self._pump(handle)
 
     def end_sessions(self) -> None:
         """What is left ends here, counted."""
         for handle in list(self._handles.values()):
-            handle.session.goodbye("draining", "this server has stopped", self._clock())
             handle.connection = None
-            self._pump(handle)
+            self._pump(handle, lambda session, now: session.goodbye("draining", "this server has stopped", now))

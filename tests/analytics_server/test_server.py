@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from pipeline.bundle import Bundle, EdgeBundle, EdgeCache
 from pipeline.errors import ConfigError, TransportError
 from pipeline.runtime.engine import NullEngine
 from pipeline.wire.events import Answered, BundlePartReceived, Closed, Connected, FrameDropped, TasksNow
-from tests.streaming import StreamingEdge, jpeg
+from tests.streaming import PATIENCE_S, StreamingEdge, jpeg
 
 TASKS = ["imagenet1k", "cifar100", "flowers102", "food101"]
 
@@ -198,6 +199,17 @@ def test_http_interface(server: Server, null_bundle: Bundle) -> None:
         assert 'frankenstream_stage_seconds_count{stage="synthesis"} 3.0' in metrics
         assert "frankenstream_sessions_active 1.0" in metrics
         assert get(server, "/nothing")[0] == 404
+
+
+def test_a_transport_that_failed_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Health looks at every thread that a frame passes, not at the engines alone."""
+    transport: Any = server._transports[0]
+    url = transport.url
+    monkeypatch.setattr(transport, "_step", lambda poll: 1 / 0)
+    transport._waker.wake()
+    transport._thread.join(PATIENCE_S)
+    status, body = get(server, "/healthz")
+    assert (status, json.loads(body)) == (503, {"healthy": False, "state": "ready", "dead": [f"transport {url}"]})
 
 
 def test_drain_over_http(server: Server) -> None:

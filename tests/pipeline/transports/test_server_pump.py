@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import pytest
+
 from pipeline.clock import VirtualClock
 from pipeline.transports.base import SessionHandle
 from pipeline.transports.server_pump import Connection, Sent, ServerPump
-from pipeline.wire import messages
+from pipeline.wire import ServerSession, messages
 from pipeline.wire.directory import PeerInfo
 from pipeline.wire.events import FrameReceived, ServerEvent
 from pipeline.wire.messages import Frame, Goodbye, Hello, Message, Result, Welcome
@@ -105,3 +107,39 @@ def test_an_answer_that_stalled_comes_on_the_next_connection() -> None:
         network.takes = Sent.YES
         assert network.hello("two", resume_token=welcome.resume_token).resumed
         assert [result.frame for result in network.of(Result, "two")] == [0]
+
+
+def test_a_session_that_fails_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug at one session, whoever calls: its edge is told and may begin again, all others go on."""
+    network = Network()
+    network.hello("one")
+    network.hello("two")
+    one = network.pump.handles()[0]
+
+    def fail(now: float) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(one.session, "timer", fail)
+    network.clock.advance(1.0)
+    network.pump.run()
+    (goodbye,) = network.of(Goodbye, "one")
+    assert (goodbye.reason, goodbye.retry_after_s > 0) == ("error", True)
+    assert [handle.id for handle in network.pump.handles()] == [network.of(Welcome, "two")[0].session]
+    network.receive("two", frame())
+    network.answer()
+    assert [result.frame for result in network.of(Result, "two")] == [0]
+    assert len(network.pump.directory) == 1
+
+
+def test_a_hello_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it disturb anybody."""
+    network = Network()
+    network.hello("one")
+
+    def fail(session: ServerSession, message: Hello, now: float) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ServerSession, "_on_hello", fail)
+    network.receive("two", Hello(1, CODEC_ID))
+    assert [goodbye.reason for goodbye in network.of(Goodbye, "two")] == ["error"]
+    assert len(network.pump.directory) == len(network.pump.handles()) == 1
