@@ -101,6 +101,28 @@ def test_pairing_gives_a_token_once(server: Server, null_bundle: Bundle) -> None
     assert (status, b"was used or is too old" in body) == (403, True)
 
 
+def test_pages_of_named_sites_may_stream(null_bundle: Bundle) -> None:
+    """Over WebRTC as over WebSocket: they are let in and may read the answer; all others, and all else, are refused."""
+    pytest.importorskip("aiortc")
+    front = FrontSettings(origins=("https://cameras.example",))
+    with Server(null_bundle, ["tcp://127.0.0.1:0"], "127.0.0.1:0", engines=[NullEngine("null")], front=front) as server:
+        offer = "/api/v1/webrtc/offer"
+        for origin, allowed, statuses in (
+            ("https://cameras.example", "https://cameras.example", (204, 200, 400, 403)),
+            ("https://evil.example", None, (403, 403, 403, 403)),
+        ):
+            page = {"Origin": origin}
+            answers = [
+                request(server, offer, method="OPTIONS", headers={**page, "Access-Control-Request-Method": "POST"}),
+                request(server, "/api/v1/webrtc", headers=page),
+                request(server, offer, method="POST", body={}, headers=page),
+                request(server, "/api/v1/drain", method="POST", headers=page),
+            ]
+            assert tuple(status for status, _, _ in answers) == statuses
+            told = [headers.get("Access-Control-Allow-Origin") for _, _, headers in answers]
+            assert told == [allowed, allowed, allowed, None]
+
+
 @pytest.mark.parametrize("body", [None, [], "x", {}, {"code": 7}, {"code": ["x"]}])
 def test_pairing_takes_no_rubbish(server: Server, body: Any) -> None:
     """A clear refusal each time."""
