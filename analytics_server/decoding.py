@@ -1,7 +1,8 @@
 """The decoder threads: bitstreams to latents and pictures to pixels, off the transports' and engines' threads.
 
 Frames wait undecoded (a few kB each) and are decoded just ahead of the engines, so memory does not grow with sessions;
-one that cannot be answered in time any more is shed before anything is spent on it. The C coder and the JPEG decoder
+one that cannot be answered in time any more is shed before anything is spent on it. A full lane holds up the frames of
+its own backbone only. The C coder and the JPEG decoder
 release the interpreter lock, so threads are enough.
 """
 
@@ -98,11 +99,6 @@ class Decoding:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def oldest_age_s(self, now: float) -> float:
-        """Age of the frame that waits longest, since its receipt."""
-        with self._condition:
-            return max((now - job.arrived_at for job in self._waiting), default=0.0)
-
     def _run(self) -> None:
         preprocess = Preprocessor(self._preprocess)  # one for each thread: it keeps scratch memory
         while (work := self._next()) is not None:
@@ -115,12 +111,13 @@ class Decoding:
     def _next(self) -> FrameWork | None:
         with self._condition:
             while not self._stopping:
-                if self._waiting and not any(lane.full for lane in self._lanes.values()):
-                    job = self._waiting.take()
-                    assert job is not None
+                if (job := self._waiting.take(self._has_room)) is not None:
                     return job.work
                 self._condition.wait(DECODE_PATIENCE_S if self._waiting else None)
         return None
+
+    def _has_room(self, work: FrameWork) -> bool:
+        return work.over or not any(self._lanes[backbone].full for backbone in work.backbones)
 
     def _decode(self, work: FrameWork, preprocess: Preprocessor) -> None:
         now = self._clock()
