@@ -63,10 +63,10 @@ class FewShot:
         """Tasks with examples that can be taught from: how many of each label."""
         if self._store is None:
             return []
-        rows = []
+        rows, origin = [], self._origin()[1]
         for folder in sorted(self._store.folder.glob("*/examples")):
             try:
-                counts = ExampleStore(folder).counts(self._origin()[1])
+                counts = ExampleStore(folder).counts(origin)
             except FrankenError as error:
                 rows.append({"task": folder.parent.name, "labels": {}, "error": str(error)})
                 continue

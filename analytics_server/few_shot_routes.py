@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from aiohttp import BodyPartReader, web
 
 from analytics_server.few_shot import FewShot
-from analytics_server.http_tasks import bad_request, read_json
+from analytics_server.http_tasks import bad_request, read_json, refused
 from pipeline import limits
 from pipeline.errors import FrankenError
 
@@ -74,7 +74,7 @@ class FewShotRoutes:
         try:
             row = await asyncio.get_running_loop().run_in_executor(self._learner, do)
         except FrankenError as error:
-            return web.json_response({"error": str(error)}, status=422)
+            return refused(error)
         return web.json_response(row, status=status)
 
 

@@ -30,6 +30,7 @@ from analytics_server.lessons import Lessons
 from analytics_server.metrics import ServerMetrics
 from analytics_server.offer import TaskOffer
 from analytics_server.recording import SessionRecordings
+from analytics_server.refusal import RequestRefused
 from analytics_server.sessions import Sessions
 from analytics_server.task_admin import TaskAdmin
 from analytics_server.task_capture import capture_frames, find_session
@@ -125,10 +126,10 @@ class Server:
         )  # fmt: skip
         self.few_shot = FewShot(
             bundle, free_name=self.tasks.free_name, put=self.put_task, heads_dir=heads_dir, clock=clock,
-            default_backbone=lambda: self._offer.default_backbone,
+            default_backbone=lambda: self._loaded().default_backbone,
         )  # fmt: skip
         self.record_dir = record_dir
-        self._offer: TaskOffer
+        self._offer: TaskOffer | None = None
         self._decoding: Decoding
         self._sessions: Sessions | None = None
         self._recordings = SessionRecordings(record_dir, bundle, self.metrics, clock=clock) if record_dir else None
@@ -170,7 +171,7 @@ class Server:
         self.events.post("server", "ready", urls=self.urls)
         log.info("ready", urls=self.urls, http=self.http_url, coder=self._decoding.codec.coder,
                  bundle=self.bundle.bundle_id[:12], codec=self.bundle.codec_id[:12],
-                 tasks=[f"{task.name}@{task.backbone}" for task in self._offer.tasks])  # fmt: skip
+                 tasks=[f"{task.name}@{task.backbone}" for task in self._loaded().tasks])  # fmt: skip
 
     def stop(self, drain_s: float = DRAIN_S, *, peer: str = "") -> None:
         """Answer what is under way (at most `drain_s` seconds), say Goodbye with a resume token, end every thread.
@@ -220,7 +221,7 @@ class Server:
         engines = [lane.engine for lane in self._lanes.values()]
         threads = int(self._engine_settings["threads"] or usable_cores())  # type: ignore[call-overload]
         sessions = Sessions(
-            self.bundle, self._offer, self._decoding, self.metrics, self._random,
+            self.bundle, self._loaded(), self._decoding, self.metrics, self._random,
             description=describe_server(engines, self.bundle.backbones, threads), recordings=self._recordings,
         )  # fmt: skip
         self._sessions = sessions
@@ -235,7 +236,7 @@ class Server:
         before = {info.name: info.version for info in self._lanes[backbone].heads.infos()}
         after = {info.name: info.version for info in heads.infos()}
         self._lanes[backbone].replace_heads(heads)
-        self._offer.replace(backbone, heads.infos())
+        self._loaded().replace(backbone, heads.infos())
         self.metrics.keep_tasks((info.name, tag) for tag, lane in self._lanes.items() for info in lane.heads.infos())
         for name in before.keys() | after.keys():
             what = "added" if name not in before else "removed" if name not in after else "changed"
@@ -352,19 +353,22 @@ class Server:
 
     def add_head(self, toml: bytes, arrays: bytes) -> dict[str, Any]:
         """Serve one more head for as long as the server runs; see task_admin.py. Raises BundleError."""
+        self._loaded()
         return self.tasks.add(toml, arrays)
 
     def put_task(self, name: str, files: Sequence[HeadFiles]) -> dict[str, Any]:
         """A new version of a user's task. Raises FrankenError."""
+        self._loaded()
         return self.tasks.put(name, files)
 
     def roll_back_task(self, name: str, version: int = 0) -> dict[str, Any]:
         """An earlier version of a user's task. Raises FrankenError."""
+        self._loaded()
         return self.tasks.roll_back(name, version)
 
     def remove_head(self, name: str, backbone: str = "") -> None:
         """Stop serving a head. Raises FrankenError."""
-        self.tasks.remove(name, backbone, self._offer.default_backbone)
+        self.tasks.remove(name, backbone, self._loaded().default_backbone)
 
     def refused_heads(self) -> dict[str, str]:
         """User heads that lie in the home folder and are not served, with the reason."""
@@ -380,19 +384,26 @@ class Server:
 
     def lesson_backbones(self, wanted: Sequence[str]) -> list[str]:
         """Tags of served backbones, the default one if none is wanted. Raises ConfigError."""
-        return list(dict.fromkeys(self._offer.resolve((), name)[0] for name in wanted or ("",)))
+        return list(dict.fromkeys(self._loaded().resolve((), name)[0] for name in wanted or ("",)))
 
     def capture(self, **wish: Any) -> bytes:
         """Features of a session's next frames, see task_capture.py; blocks. Raises FrankenError."""
         return capture_frames(
-            self.bundle, self.captures, self._lanes, self._handles(), self._offer.default_backbone, **wish
+            self.bundle, self.captures, self._lanes, self._handles(), self._loaded().default_backbone, **wish
         )
 
     def choose_tasks(self, session: str, tasks: Sequence[str], top_k: int) -> None:
         """Other tasks for a session from now on. Raises ConfigError."""
+        self._loaded()
         handle = find_session(self._handles(), session)
         if self._sessions is not None:
             self._sessions.choose_tasks(handle, tuple(tasks), top_k)
+
+    def _loaded(self) -> TaskOffer:
+        """What is offered, once every engine is built. Raises RequestRefused before."""
+        if self._offer is None:
+            raise RequestRefused("the server is still loading: try again in a moment", 503)
+        return self._offer
 
     def _handles(self) -> list[SessionHandle]:
         return [handle for transport in list(self._transports) for handle in transport.handles()]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from analytics_server import lessons as lessons_module
-from analytics_server.lessons import LessonRefused, Lessons, picture_path
+from analytics_server.lessons import Lessons, RequestRefused, picture_path
 from analytics_server.server import Server
 from pipeline import limits
 from pipeline.bundle import Bundle
@@ -214,7 +214,7 @@ def test_more_than_announced_is_refused(desk: Callable[..., Desk], monkeypatch: 
     ],
 )  # fmt: skip
 def test_a_picture_cannot_go_elsewhere(path: str) -> None:
-    with pytest.raises(LessonRefused):
+    with pytest.raises(RequestRefused):
         picture_path(path)
 
 

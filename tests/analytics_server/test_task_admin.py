@@ -27,7 +27,7 @@ from pipeline.wire.events import Answered, Connected, TasksNow
 from tasks import Task, load_catalogue
 from tasks.head_file import HeadFile, HeadFiles, pack_head, synthesis_sha256
 from tasks.store import HeadStore
-from tests.streaming import StreamingEdge
+from tests.streaming import PATIENCE_S, StreamingEdge
 
 WIDTH = 8
 
@@ -108,6 +108,57 @@ def test_an_edge_that_named_its_tasks_keeps_them(server: Server, null_bundle: Bu
         assert "no task birds on null" in answer_of(edge, "birds")
         client.roll_back("birds")
         assert answer_of(edge, "birds") == "wren"
+
+
+class Slowly(list[NullEngine]):
+    """Engines of which the last one takes until `gate` opens."""
+
+    def __init__(self, *engines: NullEngine) -> None:
+        super().__init__(engines)
+        self.waits, self.gate = threading.Event(), threading.Event()
+
+    def __iter__(self) -> Iterator[NullEngine]:
+        yield from self[:-1]
+        self.waits.set()
+        assert self.gate.wait(PATIENCE_S)
+        yield self[-1]
+
+
+def test_changes_wait_until_all_is_loaded(null_bundle: Bundle, heads_dir: Path) -> None:
+    """While engines are built every change is 503 with a line, and changes nothing; afterwards it works."""
+    engines = Slowly(NullEngine("null"), NullEngine("null2"))
+    (heads_dir / "birds" / "examples").mkdir(parents=True)
+    server = Server(null_bundle, ["tcp://127.0.0.1:0"], "127.0.0.1:0", engines=engines, heads_dir=heads_dir)
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    try:
+        assert engines.waits.wait(PATIENCE_S)
+        client = TaskClient(server.http_url)
+        for change in (
+            lambda: client.put("birds", [head()]),
+            lambda: server.add_head(*head()),
+            lambda: client.roll_back("birds"),
+            lambda: client.remove("food101"),
+            lambda: client.capture(frames=1, wait_s=1.0),
+            lambda: client.choose("porch", ["food101"], 1),
+        ):
+            with pytest.raises(FrankenError, match="still loading: try again in a moment"):
+                change()
+        for method, path, body in (
+            ("GET", "examples", None),
+            ("POST", "tasks/birds/teach", b""),
+            ("POST", "lessons", json.dumps({"task": "birds", "pictures": 2, "bytes": 200}).encode()),
+        ):
+            request = urllib.request.Request(f"{server.http_url}/api/v1/{path}", body, method=method)
+            with pytest.raises(urllib.error.HTTPError, match="503"):
+                urllib.request.urlopen(request, timeout=10)
+        engines.gate.set()
+        starting.join(PATIENCE_S)
+        assert client.put("birds", [head()])["version"] == 1
+    finally:
+        engines.gate.set()
+        starting.join(PATIENCE_S)
+        server.stop(0.0)
 
 
 def test_heads_survive_a_restart(null_bundle: Bundle, heads_dir: Path) -> None:
