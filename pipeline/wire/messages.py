@@ -168,7 +168,7 @@ class Result(_Message, tag=8, frozen=True):
     received_at_us: Micros
     """Server's clock when the frame arrived."""
     sent_at_us: Micros
-    """Server's clock when this message was handed to the transport."""
+    """Server's clock when this message was handed to the transport. No stage rests on it."""
     stages_us: list[Micros]
     """pipeline.stages.SERVER_STAGES, consecutive from received_at_us."""
     sent_frames_max: Count
@@ -195,7 +195,8 @@ class Dropped(_Message, tag=9, frozen=True):
     detail: str = ""
     """One line for people."""
     decoded_layers: Count = 0
-    """Layers that decoded before it was dropped; > 0 acknowledges it as a reference."""
+    """Layers that decoded before it was dropped; > 0: the server holds it as a reference. Our edges refer to answered
+    frames only."""
     sent_frames_max: Count = 0
     """Credit, see there; 0: unchanged."""
     credit_valid_ms: Count = 0

@@ -360,9 +360,7 @@ class ServerSession(Session[events.ServerEvent]):
         self._tell_tally(message.sent, 0, now)
         if self._enter(message, len(message.image), limits.JPEG_BYTES_MAX, now):
             record = self._frames[message.frame]
-            self._events.append(
-                events.JpegReceived(message.frame, message.image, record.received_at, record.deadline, message)
-            )
+            self._events.append(events.JpegReceived(message.frame, message.image, record.received_at, record.deadline))
 
     def _on_frame_part(self, message: messages.FramePart, now: float) -> None:
         size, size_max = len(message.bytes), self.offer.payload_bytes_max
