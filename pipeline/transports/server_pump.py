@@ -23,7 +23,7 @@ from pipeline.wire import messages
 from pipeline.wire.directory import PeerInfo, Refusal, SessionDirectory
 from pipeline.wire.messages import Goodbye, Hello
 from pipeline.wire.server_session import ServerSession
-from pipeline.wire.session import NEVER, Outgoing, channel_of, one_line
+from pipeline.wire.session import NEVER, Outgoing, channel_of, one_line, reason_of
 from pipeline.wire.states import CLOSED, OPEN
 
 log = logging.getLogger("frankenstream.transports")
@@ -276,7 +276,7 @@ class ServerPump:
             message = messages.decode(data)
         except RemoteProtocolError as error:
             self.directory.refused += 1
-            self._refuse(connection, Goodbye("protocol", one_line(str(error))))
+            self._refuse(connection, Goodbye(reason_of(error), one_line(str(error))))
             return
         self._admit(connection, message, peer, now)
 

@@ -21,7 +21,12 @@ Name = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Micros = Annotated[int, Meta(ge=-(2**53), le=2**53)]
 Token = Annotated[bytes, Meta(max_length=64)]
-Payload = Annotated[bytes, Meta(max_length=limits.PAYLOAD_BYTES_MAX)]
+Payload = bytes
+"""A frame's bytes: how many there may be is for the session to say, with Goodbye("limit")."""
+
+
+class LimitError(RemoteProtocolError):
+    """The peer exceeded one of pipeline.limits: Goodbye says "limit" instead of "protocol"."""
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag_field="type"):
@@ -139,7 +144,7 @@ class JpegFrame(_Message, tag=7, frozen=True):
     frame: Count
     age_at_send_us: Micros
     budget_us: Micros
-    image: Annotated[bytes, Meta(max_length=limits.JPEG_BYTES_MAX)]
+    image: Payload
     sent: Count = 0
     """Ordinal among the frames sent since Welcome, from 1: credit counts in these, lost frames show as gaps."""
 
@@ -295,11 +300,12 @@ def encode(message: Message) -> bytes:
 def decode(data: bytes | memoryview) -> Message:
     """Unpack and validate one message.
 
-    Raises RemoteProtocolError if `data` is longer than MESSAGE_BYTES_MAX or is no message of this protocol.
+    Raises LimitError if `data` is longer than MESSAGE_BYTES_MAX, RemoteProtocolError if it is no message of this
+    protocol.
     """
     size = len(data)
     if size > limits.MESSAGE_BYTES_MAX:
-        raise RemoteProtocolError(f"message is {size} bytes, limit {limits.MESSAGE_BYTES_MAX}: send smaller messages")
+        raise LimitError(f"message is {size} bytes, limit {limits.MESSAGE_BYTES_MAX}: send smaller messages")
     try:
         message: Message = _decoder.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

@@ -14,11 +14,12 @@ from pipeline.errors import LocalProtocolError, RemoteProtocolError
 from pipeline.wire import events, messages, states
 from pipeline.wire.credits import CreditGrants, CreditPolicy
 from pipeline.wire.cutting import holds_a_layer
+from pipeline.wire.messages import LimitError
 from pipeline.wire.offer import Refused, ServerOffer
 from pipeline.wire.part_loss import PartTally
 from pipeline.wire.replies import Replies, Reply
 from pipeline.wire.server_frames import ServerFrames
-from pipeline.wire.session import NEVER, LimitError, Outgoing, Session, one_line
+from pipeline.wire.session import NEVER, Outgoing, Session, one_line, reason_of
 from pipeline.wire.stage_marks import micros
 
 FrameMessage = messages.Frame | messages.FramePart | messages.JpegFrame
@@ -372,7 +373,7 @@ class ServerSession(Session[events.ServerEvent]):
             or not self._enter(message, size, size_max, now)
         ):
             return
-        bitstream = self._frames.add_part(message, now)
+        bitstream = self._frames.add_part(message, size_max, now)
         if bitstream is not None:
             self._hand_over(message.frame, bitstream, now)
 
@@ -447,7 +448,7 @@ class ServerSession(Session[events.ServerEvent]):
             self._events.append(events.FrameDropped(frame, cause, detail))
 
     def _broken(self, error: RemoteProtocolError, now: float) -> None:
-        self._end("limit" if isinstance(error, LimitError) else "protocol", str(error))
+        self._end(reason_of(error), str(error))
 
     def _end(self, reason: str, detail: str) -> None:
         """Close because of the peer, and say so."""

@@ -27,6 +27,7 @@ from pipeline.wire.messages import (
     FramePart,
     Goodbye,
     Hello,
+    JpegFrame,
     Message,
     Ping,
     Pong,
@@ -34,6 +35,7 @@ from pipeline.wire.messages import (
     SetTasks,
     TaskInfo,
     Welcome,
+    encode,
 )
 from pipeline.wire.states import CLOSED, DETACHED, OPEN, WAITING
 from tests.pipeline.wire.pairs import CODEC_ID, TASKS, Pair, make_offer
@@ -329,6 +331,22 @@ def test_broken_contract_closes(message: Message, channel: str, reason: str, det
     assert goodbye.detail.startswith(detail)
     assert not pair.of(Closed)[0].clean
     assert pair.server.account.balanced
+
+
+def test_parts_and_messages_have_the_limits_of_whole_frames() -> None:
+    """Goodbye("limit") for what is too large together, for more than any frame may have, and for a message."""
+    for size_max, sent, detail in (
+        (100, [FramePart(0, part, 2, 0, 500_000, b"x" * 60, 1) for part in (0, 1)], "frame 0 has 120 bytes in parts"),
+        (None, [Frame(0, 0, 500_000, bytes(limits.PAYLOAD_BYTES_MAX + 1), 1)], "frame 0 is 262145 bytes"),
+        (None, [JpegFrame(0, 0, 500_000, bytes(limits.JPEG_BYTES_MAX + 1), 1)], "frame 0 is 2097153 bytes"),
+        (None, [Frame(0, 0, 500_000, bytes(limits.MESSAGE_BYTES_MAX), 1)], "message is"),
+    ):
+        pair = opened(offer=make_offer(**({"payload_bytes_max": size_max} if size_max else {})))
+        for message in sent:
+            pair.server.receive_data(encode(message), pair.now)
+        goodbye = reply(pair, Goodbye)
+        assert isinstance(goodbye, Goodbye)
+        assert (goodbye.reason, goodbye.detail.startswith(detail)) == ("limit", True), goodbye
 
 
 def test_flood_of_one_ordinal_is_limited() -> None:
