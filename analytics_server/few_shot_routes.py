@@ -6,7 +6,8 @@
     DELETE /api/v1/tasks/NAME/examples   forget all that was captured; ?label=LABEL: only that
     POST   /api/v1/tasks/NAME/teach      {"title": ""}: learn from the examples and swap it in
 
-Refusals are 422 with {"error": "one line"}. Learning runs on one thread at the lowest priority, one task at a time.
+Refusals are {"error": "one line"}: 422, or 503 while the server loads. Learning runs on one thread at the
+lowest priority, one task at a time.
 """
 
 from __future__ import annotations
