@@ -69,7 +69,7 @@ def test_frames_over_the_http_port(server: Server, null_bundle: Bundle) -> None:
     with StreamingEdge(web_socket_url(server), null_bundle, access=ClientAccess(TOKEN)) as edge:
         edge.wait_connected()
         assert isinstance(edge.wait_ended(edge.send()), Answered)
-        assert [row["transport"] for row in server.session_table()] == ["ws"]
+        assert [row["transport"] for row in server.admin.session_table()] == ["ws"]
 
 
 @pytest.mark.parametrize("token", ["", "wrong", TOKEN + "x"])

@@ -175,11 +175,11 @@ def test_counts_on_both_sides(server: Server, null_bundle: Bundle) -> None:
         edge.stream(20)
         edge.send(b"broken")
         edge.wait(lambda: bool(edge.of(FrameDropped)))
-        (row,) = server.session_table()
+        (row,) = server.admin.session_table()
         assert (row["received"], row["answered"], row["dropped"]) == (21, 20, {"undecodable": 1})
         assert edge.session.account.balanced
         assert edge.session.account.answered == 20
-        assert server.load()["streams"]["active"] == 1
+        assert server.admin.load()["streams"]["active"] == 1
 
 
 def test_http_interface(server: Server, null_bundle: Bundle) -> None:
@@ -280,7 +280,7 @@ def test_head_that_does_not_fit(server: Server, parts: dict[str, bytes], status:
     """A bad head is refused with what is wrong; what is served stays."""
     got, body = post_head(server, **parts)
     assert (got, line in json.loads(body)["error"]) == (status, True), body
-    assert len(server.task_table()) == 8
+    assert len(server.admin.task_table()) == 8
 
 
 def test_pages_of_other_sites_cannot_stop_the_server(server: Server) -> None:

@@ -136,7 +136,7 @@ def test_changes_wait_until_all_is_loaded(null_bundle: Bundle, heads_dir: Path) 
         client = TaskClient(server.http_url)
         for change in (
             lambda: client.put("birds", [head()]),
-            lambda: server.add_head(*head()),
+            lambda: server.admin.add_head(*head()),
             lambda: client.roll_back("birds"),
             lambda: client.remove("food101"),
             lambda: client.capture(frames=1, wait_s=1.0),
@@ -243,7 +243,7 @@ def test_an_upload_that_is_cut_off_leaves_no_trace(server: Server) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=10)
     assert (refused.value.code, "cut off" in json.loads(refused.value.read())["error"]) == (400, True)
-    assert "birds" not in {row["name"] for row in server.task_table()}
+    assert "birds" not in {row["name"] for row in server.admin.task_table()}
     assert HeadStore(server.tasks._store.folder).names() == []  # type: ignore[union-attr]
 
 
@@ -396,7 +396,7 @@ def test_a_reconnect_keeps_what_was_chosen(server: Server, null_bundle: Bundle) 
         client.remove("birds")
         edge.wait(lambda: "no longer served: birds" in edge.of(TasksNow)[-1].error)
         told = len(edge.of(TasksNow))
-        (handle,) = server._handles()
+        (handle,) = server.handles()
         handle.call(lambda session, now: session.goodbye("draining", "", now, resumable=True))
         edge.wait(lambda: len(edge.of(Connected)) == 2 and len(edge.of(TasksNow)) == told + 1)
         welcome = edge.of(Connected)[1].welcome
@@ -446,7 +446,7 @@ def test_heads_of_packages_serve_and_fail_alone(null_bundle: Bundle, monkeypatch
         assert found["good"] == "yes"
         assert "failed: RuntimeError: out of cheese: taken out" in found["raises"]
         assert "gave values that are not finite" in found["nan"]
-        assert server.refused_heads()["broken@null"] == "RuntimeError: out of cheese"
+        assert server.admin.refused_heads()["broken@null"] == "RuntimeError: out of cheese"
         assert len(found["imagenet1k"]) > 0
         client = TaskClient(server.http_url)
         with pytest.raises(BundleError, match="task good comes with the bundle or a package"):
