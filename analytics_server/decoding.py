@@ -9,7 +9,7 @@ release the interpreter lock, so threads are enough.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Protocol
 
 import structlog
@@ -111,13 +111,12 @@ class Decoding:
     def _next(self) -> FrameWork | None:
         with self._condition:
             while not self._stopping:
-                if (job := self._waiting.take(self._has_room)) is not None:
+                full = {backbone for backbone, lane in self._lanes.items() if lane.full}
+                job = None if len(full) == len(self._lanes) else self._waiting.take(_room_beside(full))
+                if job is not None:
                     return job.work
                 self._condition.wait(DECODE_PATIENCE_S if self._waiting else None)
         return None
-
-    def _has_room(self, work: FrameWork) -> bool:
-        return work.over or not any(self._lanes[backbone].full for backbone in work.backbones)
 
     def _decode(self, work: FrameWork, preprocess: Preprocessor) -> None:
         now = self._clock()
@@ -165,3 +164,8 @@ class Decoding:
     def _decode_picture(self, work: FrameWork, preprocess: Preprocessor) -> None:
         pixels = decode_picture(work.payload, side=self._preprocess.size)
         work.array_CHW = preprocess(pixels)[0]
+
+
+def _room_beside(full: Set[str]) -> Callable[[FrameWork], bool]:
+    """Whether a frame need not wait for any of the backbones that are `full`."""
+    return lambda work: work.over or not any(task.backbone in full for task in work.tasks)
