@@ -16,6 +16,7 @@ from enum import Enum
 from itertools import count
 from typing import Final
 
+from pipeline import limits
 from pipeline.clock import Clock
 from pipeline.errors import RemoteProtocolError
 from pipeline.transports.base import OnServerEvent, ServerCall, SessionHandle, Traffic
@@ -24,7 +25,7 @@ from pipeline.wire.directory import PeerInfo, Refusal, SessionDirectory
 from pipeline.wire.messages import Goodbye, Hello
 from pipeline.wire.server_session import ServerSession
 from pipeline.wire.session import NEVER, Outgoing, channel_of, one_line, reason_of
-from pipeline.wire.states import CLOSED, OPEN
+from pipeline.wire.states import CLOSED, OPEN, WAITING
 
 log = logging.getLogger("frankenstream.transports")
 
@@ -44,6 +45,7 @@ class Sent(Enum):
 
 Send = Callable[[Connection, bytes], Sent]
 
+_LAST_WORDS_S: Final = limits.GOODBYE_TIMEOUT_MS / 1000.0
 _FAILED: Final = "the server failed at this session: its log says why"
 _FAILED_S: Final = 1.0
 """When an edge whose session ended like this may begin another one."""
@@ -52,7 +54,7 @@ _FAILED_S: Final = 1.0
 class Handle:
     """See SessionHandle."""
 
-    __slots__ = ("_pump", "connection", "peer", "session", "timer_at", "unsent")
+    __slots__ = ("_pump", "connection", "leaves_at", "peer", "session", "timer_at", "unsent")
 
     def __init__(self, pump: ServerPump, session: ServerSession, peer: PeerInfo, connection: Connection | None) -> None:
         self._pump = pump
@@ -61,6 +63,8 @@ class Handle:
         self.connection = connection
         self.timer_at = NEVER
         self.unsent: Outgoing | None = None
+        self.leaves_at = NEVER
+        """Until then the network may take the last words of a session that needs no connection any more."""
 
     @property
     def id(self) -> str:
@@ -212,12 +216,17 @@ class ServerPump:
         while self._emit(handle) or self._send_one(handle):
             pass
         session = handle.session
+        if handle.unsent is None or session.state in (WAITING, OPEN):
+            handle.leaves_at = NEVER
+        elif handle.leaves_at == NEVER:
+            handle.leaves_at = self._clock() + _LAST_WORDS_S
+        elif self._clock() >= handle.leaves_at:
+            self._hang_up(handle, "the edge does not read")
         if session.state == CLOSED and handle.unsent is None:
             self._remove(handle)
             return
         if handle.connection is not None and handle.unsent is None and not session.uses_connection:
-            del self._connections[handle.connection]
-            handle.connection = None
+            self._hang_up(handle, "")
         timer_at = session.timer_at()
         if timer_at is not None and timer_at < handle.timer_at:
             handle.timer_at = timer_at
@@ -259,10 +268,15 @@ class ServerPump:
         self.lost(handle.connection, "the edge is gone")
         return False
 
-    def _remove(self, handle: Handle) -> None:
+    def _hang_up(self, handle: Handle, reason: str) -> None:
+        """Forget the connection of a session."""
         if handle.connection is not None:
             self._connections.pop(handle.connection, None)
             handle.connection = None
+        handle.take_back(reason, self._clock())
+
+    def _remove(self, handle: Handle) -> None:
+        self._hang_up(handle, "the session is over")
         if self._handles.pop(id(handle.session), None) is not None:
             with self.directory.guard:
                 self.directory.forget(handle.session)
@@ -325,12 +339,9 @@ class ServerPump:
     def _release(self, session: ServerSession, target: ServerPump, adopt: Callable[[Handle | None], None]) -> None:
         handle = self._handles.pop(id(session), None)
         if handle is not None:
-            if handle.connection is not None:
-                self._connections.pop(handle.connection, None)
-                handle.connection = None
-            reason, now = "the edge came back through another transport", self._clock()
-            handle.take_back(reason, now)
-            session.disconnected(reason, now)
+            reason = "the edge came back through another transport"
+            self._hang_up(handle, reason)
+            session.disconnected(reason, self._clock())
             self._emit(handle)
             handle.timer_at = NEVER
             with self.directory.guard:

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import pytest
 
+from pipeline import limits
 from pipeline.clock import VirtualClock
 from pipeline.transports.base import SessionHandle
 from pipeline.transports.server_pump import Connection, Sent, ServerPump
@@ -13,6 +14,7 @@ from pipeline.wire import ServerSession, messages
 from pipeline.wire.directory import PeerInfo
 from pipeline.wire.events import FrameReceived, ServerEvent
 from pipeline.wire.messages import Frame, Goodbye, Hello, Message, Result, Welcome
+from pipeline.wire.states import DETACHED
 from tests.pipeline.transports.streams import make_directory
 from tests.pipeline.wire.pairs import CODEC_ID, RESULTS
 
@@ -92,6 +94,24 @@ def test_a_goodbye_waits_for_a_connection_that_stalls() -> None:
     network.pump.run()
     assert [goodbye.reason for goodbye in network.of(Goodbye, "one")] == ["draining"]
     assert not network.pump.knows("one")
+
+
+def test_a_peer_that_never_reads_holds_nothing() -> None:
+    """Neither a session that is over nor one that may be resumed keeps its connection for a Goodbye that stalls."""
+    network = Network()
+    for connection in ("ended", "detached"):
+        network.hello(connection)
+    network.takes = Sent.LATER
+    network.receive("ended", network.of(Welcome, "ended")[0])  # breaks the contract
+    network.pump.say_goodbye(peer="", retry_after_s=0.0)
+    network.pump.run()
+    assert len(network.pump.handles()) == 2
+    network.clock.advance(limits.GOODBYE_TIMEOUT_MS / 1000.0)
+    network.pump.run()
+    assert not network.pump.stalled
+    assert not network.pump.knows("ended")
+    assert not network.pump.knows("detached")
+    assert [handle.session.state for handle in network.pump.handles()] == [DETACHED]
 
 
 def test_an_answer_that_stalled_comes_on_the_next_connection() -> None:
