@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -107,11 +107,15 @@ class FairQueue(Generic[Work]):
         self._sessions.setdefault(job.session, deque()).append(job)
         self._count += 1
 
-    def take(self) -> Job[Work] | None:
-        """The oldest job of the session whose turn it is; that session then goes to the back."""
-        if not self._sessions:
+    def take(self, fits: Callable[[Work], bool] = lambda work: True) -> Job[Work] | None:
+        """The oldest job of the session whose turn it is; that session then goes to the back.
+
+        A session whose oldest job does not fit keeps its turn, and the next one has it.
+        """
+        session = next((one for one, jobs in self._sessions.items() if fits(jobs[0].work)), None)
+        if session is None:
             return None
-        session, jobs = next(iter(self._sessions.items()))
+        jobs = self._sessions[session]
         job = jobs.popleft()
         self._count -= 1
         if jobs:

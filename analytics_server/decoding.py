@@ -1,14 +1,15 @@
 """The decoder threads: bitstreams to latents and pictures to pixels, off the transports' and engines' threads.
 
 Frames wait undecoded (a few kB each) and are decoded just ahead of the engines, so memory does not grow with sessions;
-one that cannot be answered in time any more is shed before anything is spent on it. The C coder and the JPEG decoder
+one that cannot be answered in time any more is shed before anything is spent on it. A full lane holds up the frames of
+its own backbone only. The C coder and the JPEG decoder
 release the interpreter lock, so threads are enough.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Protocol
 
 import structlog
@@ -79,6 +80,11 @@ class Decoding:
             if thread.is_alive():
                 thread.join()
 
+    @property
+    def alive(self) -> bool:
+        """Whether its threads run."""
+        return all(thread.is_alive() for thread in self._threads)
+
     def add(self, work: FrameWork) -> None:
         """A frame came in. Thread-safe."""
         with self._condition:
@@ -93,11 +99,6 @@ class Decoding:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def oldest_age_s(self, now: float) -> float:
-        """Age of the frame that waits longest, since its receipt."""
-        with self._condition:
-            return max((now - job.arrived_at for job in self._waiting), default=0.0)
-
     def _run(self) -> None:
         preprocess = Preprocessor(self._preprocess)  # one for each thread: it keeps scratch memory
         while (work := self._next()) is not None:
@@ -110,9 +111,9 @@ class Decoding:
     def _next(self) -> FrameWork | None:
         with self._condition:
             while not self._stopping:
-                if self._waiting and not any(lane.full for lane in self._lanes.values()):
-                    job = self._waiting.take()
-                    assert job is not None
+                full = {backbone for backbone, lane in self._lanes.items() if lane.full}
+                job = None if len(full) == len(self._lanes) else self._waiting.take(_room_beside(full))
+                if job is not None:
                     return job.work
                 self._condition.wait(DECODE_PATIENCE_S if self._waiting else None)
         return None
@@ -163,3 +164,8 @@ class Decoding:
     def _decode_picture(self, work: FrameWork, preprocess: Preprocessor) -> None:
         pixels = decode_picture(work.payload, side=self._preprocess.size)
         work.array_CHW = preprocess(pixels)[0]
+
+
+def _room_beside(full: Set[str]) -> Callable[[FrameWork], bool]:
+    """Whether a frame need not wait for any of the backbones that are `full`."""
+    return lambda work: work.over or not any(task.backbone in full for task in work.tasks)

@@ -14,7 +14,7 @@ EVENTS_KEPT = 256
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`kind` is session, task or server; `what` a word for it (opened, closed, added, …)."""
+    """`kind` is session, task, lesson or server; `what` a word for it (opened, closed, added, …)."""
 
     number: int
     at: float

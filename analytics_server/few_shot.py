@@ -6,7 +6,6 @@ line, and both read and write the same examples (tasks.example_store). Only feat
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from pipeline.clock import Clock, monotonic
 from pipeline.errors import ConfigError, FrankenError, InputError
 from tasks.adding import origin_of
 from tasks.captured import read_capture
-from tasks.example_store import Examples, ExampleStore, Origin, examples_of
+from tasks.example_store import Examples, ExampleStore, Origin, examples_of, label_text
 from tasks.head_file import HeadFiles
 from tasks.learning import Wish, today
 from tasks.store import HeadStore
@@ -63,10 +62,10 @@ class FewShot:
         """Tasks with examples that can be taught from: how many of each label."""
         if self._store is None:
             return []
-        rows = []
+        rows, origin = [], self._origin()[1]
         for folder in sorted(self._store.folder.glob("*/examples")):
             try:
-                counts = ExampleStore(folder).counts(self._origin()[1])
+                counts = ExampleStore(folder).counts(origin)
             except FrankenError as error:
                 rows.append({"task": folder.parent.name, "labels": {}, "error": str(error)})
                 continue
@@ -160,11 +159,3 @@ class FewShot:
         if self._store is None:
             raise ConfigError("this server keeps no tasks: start it with `frankenstream serve`, or with heads_dir")
         return self._store
-
-
-def label_text(text: str) -> str:
-    """`text` as a label: NFC, printable, not empty. Raises ConfigError."""
-    label = " ".join(unicodedata.normalize("NFC", text).split())
-    if not label or len(label) > limits.NAME_CHARS_MAX or not label.isprintable():
-        raise ConfigError(f"the name is {text[:80]!r}: expected 1 to {limits.NAME_CHARS_MAX} printable characters")
-    return label

@@ -6,7 +6,8 @@
     DELETE /api/v1/tasks/NAME/examples   forget all that was captured; ?label=LABEL: only that
     POST   /api/v1/tasks/NAME/teach      {"title": ""}: learn from the examples and swap it in
 
-Refusals are 422 with {"error": "one line"}. Learning runs on one thread at the lowest priority, one task at a time.
+Refusals are {"error": "one line"}: 422, or 503 while the server loads. Learning runs on one thread at the
+lowest priority, one task at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, Protocol
 from aiohttp import BodyPartReader, web
 
 from analytics_server.few_shot import FewShot
-from analytics_server.http_tasks import bad_request, read_json
+from analytics_server.http_tasks import bad_request, read_json, refused
 from pipeline import limits
 from pipeline.errors import FrankenError
 
@@ -74,7 +75,7 @@ class FewShotRoutes:
         try:
             row = await asyncio.get_running_loop().run_in_executor(self._learner, do)
         except FrankenError as error:
-            return web.json_response({"error": str(error)}, status=422)
+            return refused(error)
         return web.json_response(row, status=status)
 
 

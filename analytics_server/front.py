@@ -34,14 +34,14 @@ from pipeline.transports.stream_door import StreamDoor
 from pipeline.wire.directory import SessionDirectory
 
 _PAIR_PATH: Final = "/api/v1/pair"
-_OWN_TOKENS: Final = (STREAM_PATH, OFFER_PATH, WEBRTC_PATH, _PAIR_PATH)
+_STREAM_PATHS: Final = (STREAM_PATH, OFFER_PATH, WEBRTC_PATH)
 
 
 @dataclass(frozen=True)
 class FrontSettings:
     """How the HTTP port takes streams. `token`: what edges show, empty: none on loopback, paired devices only beyond.
     `secret`: makes the tokens of paired devices, empty: a new one at each start. `origins`: foreign pages that may
-    open a WebSocket. `link_url`: what pairing links begin with, empty: the port's own URL.
+    stream. `link_url`: what pairing links begin with, empty: the port's own URL.
     """
 
     token: str = field(default="", repr=False)
@@ -87,7 +87,11 @@ class Front:
 
     def is_open(self, request: web.Request) -> bool:
         """Whether the admin's token is not asked for."""
-        return request.path in _OWN_TOKENS or is_page(request.method, request.path)
+        return request.path in (*_STREAM_PATHS, _PAIR_PATH) or is_page(request.method, request.path)
+
+    def judges_origin(self, request: web.Request) -> bool:
+        """Whether the route itself looks at which page asks."""
+        return request.path in _STREAM_PATHS
 
     def open_door(
         self, loop: asyncio.AbstractEventLoop, directory: SessionDirectory, on_event: OnServerEvent, clock: Clock

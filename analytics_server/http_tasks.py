@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from aiohttp import BodyPartReader, web
 
+from analytics_server.refusal import RequestRefused
 from pipeline import limits
 from pipeline.errors import FrankenError
 from tasks.head_file import HeadFiles
@@ -91,7 +92,7 @@ class TaskRoutes:
         try:
             await asyncio.to_thread(self._admin.remove_head, name, backbone)
         except FrankenError as error:
-            return web.json_response({"error": str(error)}, status=404)
+            return refused(error, status=404)
         return web.Response(status=204)
 
     async def _capture(self, request: web.Request) -> web.StreamResponse:
@@ -102,7 +103,7 @@ class TaskRoutes:
             loop = asyncio.get_running_loop()
             data = await loop.run_in_executor(self._captures, lambda: self._admin.capture(**wish))
         except FrankenError as error:
-            return web.json_response({"error": str(error)}, status=422)
+            return refused(error)
         return web.Response(body=data, content_type="application/octet-stream")
 
     async def _choose(self, request: web.Request) -> web.StreamResponse:
@@ -123,7 +124,7 @@ async def _answer(do: Callable[[], dict[str, Any]], *, status: int = 200) -> web
     try:
         row = await asyncio.to_thread(do)
     except FrankenError as error:
-        return web.json_response({"error": str(error)}, status=422)
+        return refused(error)
     return web.json_response(row, status=status)
 
 
@@ -173,6 +174,13 @@ async def read_json(request: web.Request, fields: dict[str, Any]) -> dict[str, A
         return {name: fields[name](value) for name, value in wish.items()}
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError, AttributeError, OverflowError):
         raise bad_request(f"the body is no JSON object of {', '.join(fields)}") from None
+
+
+def refused(error: FrankenError, *, status: int = 422) -> web.Response:
+    """The answer that says why; `status` unless the error has one."""
+    return web.json_response(
+        {"error": str(error)}, status=error.status if isinstance(error, RequestRefused) else status
+    )
 
 
 def bad_request(line: str, *, status: int = 400) -> web.HTTPException:

@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from analytics_server.http_tasks import bad_request, read_json
-from analytics_server.lessons import LessonRefused, Lessons
+from analytics_server.http_tasks import bad_request, read_json, refused
+from analytics_server.lessons import Lessons
 from pipeline import limits
 from pipeline.errors import FrankenError
 from tasks.learning import Wish
@@ -127,10 +127,8 @@ class LessonRoutes:
 async def _told(do: Callable[[], dict[str, Any]], *, status: int = 200) -> web.StreamResponse:
     try:
         return web.json_response(await asyncio.to_thread(do), status=status)
-    except LessonRefused as refused:
-        return _refusal(str(refused), refused.status)
     except FrankenError as error:
-        return _refusal(str(error), 422)
+        return refused(error)
 
 
 def _refusal(line: str, status: int) -> web.Response:

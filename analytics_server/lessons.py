@@ -29,11 +29,12 @@ from typing import IO, Any, Literal
 import msgspec
 import structlog
 
+from analytics_server.refusal import RequestRefused
 from pipeline import limits
 from pipeline.bundle import Bundle
 from pipeline.clock import Clock, monotonic
 from pipeline.datasets import IMAGE_SUFFIXES
-from pipeline.errors import ConfigError, FrankenError, disk_is_full, reason_of
+from pipeline.errors import FrankenError, disk_is_full, reason_of
 from pipeline.runtime.engines import usable_cores
 from tasks.head_file import HeadFiles
 from tasks.learning import Wish
@@ -50,14 +51,6 @@ END_S = 5.0
 State = Literal["uploading", "learning", "done", "failed", "cancelled"]
 Put = Callable[[str, Sequence[HeadFiles]], dict[str, Any]]
 """Serves heads under a name, see TaskAdmin.put."""
-
-
-class LessonRefused(ConfigError):
-    """A line for whoever asked; `status` is HTTP's."""
-
-    def __init__(self, line: str, status: int = 422) -> None:
-        super().__init__(line)
-        self.status = status
 
 
 class Lesson:
@@ -133,17 +126,17 @@ class Lessons:
         source: str = "",
         wish: Wish | None = None,
     ) -> dict[str, Any]:
-        """Make room for `pictures` of `size` bytes together. `task` is free. Raises LessonRefused, ConfigError."""
+        """Make room for `pictures` of `size` bytes together. `task` is free. Raises RequestRefused, ConfigError."""
         wish = wish or Wish()
         wish.check()
         _check_amount(pictures, size)
         with self._lock:
             if self._closed:
-                raise LessonRefused("the server is stopping: teach it later", 409)
+                raise RequestRefused("the server is stopping: teach it later", 409)
             if self._lesson and not self._lesson.over:
                 other = self._lesson
                 doing = "its pictures are on their way" if other.state == "uploading" else "it is being learnt"
-                raise LessonRefused(f"task {other.order.task} comes first ({doing}): wait for it, or cancel it", 409)
+                raise RequestRefused(f"task {other.order.task} comes first ({doing}): wait for it, or cancel it", 409)
             self.sweep_leftovers()
             place = self._make_place(size)
             order = Order(
@@ -156,16 +149,16 @@ class Lessons:
             return self._lesson.row()
 
     def add_picture(self, lesson_id: str, path: str, data: bytes) -> dict[str, Any]:
-        """One picture of the lesson, called as in its folder: `[split/]class/name.jpg`. Raises LessonRefused."""
+        """One picture of the lesson, called as in its folder: `[split/]class/name.jpg`. Raises RequestRefused."""
         relative = picture_path(path)
         with self._lock:
             lesson = self._uploading(lesson_id)
             lesson.touched_at = self._clock()
             others = sum(lesson.received.values()) - lesson.received.get(relative, 0)
             if len(lesson.received) >= lesson.expected and relative not in lesson.received:
-                raise LessonRefused(f"{relative}: {lesson.expected} pictures were announced, this is one more", 413)
+                raise RequestRefused(f"{relative}: {lesson.expected} pictures were announced, this is one more", 413)
             if others + len(data) > lesson.expected_bytes:
-                raise LessonRefused(f"{relative}: {lesson.expected_bytes:,} bytes were announced, this is more", 413)
+                raise RequestRefused(f"{relative}: {lesson.expected_bytes:,} bytes were announced, this is more", 413)
             lesson.received[relative] = len(data)
             target = lesson.place / "pictures" / relative
         try:
@@ -174,24 +167,24 @@ class Lessons:
         except OSError as error:
             line = _disk_line(error)
             self._end(lesson, "failed", line)
-            raise LessonRefused(line, 507) from None
+            raise RequestRefused(line, 507) from None
         if lesson.over:  # cancelled meanwhile: it may have been written after all others were removed
             shutil.rmtree(lesson.place, ignore_errors=True)
         return {"received": len(lesson.received), "expected": lesson.expected}
 
     def start(self, lesson_id: str) -> dict[str, Any]:
-        """All pictures that will come are there: learn from them. Raises LessonRefused."""
+        """All pictures that will come are there: learn from them. Raises RequestRefused."""
         with self._lock:
             lesson = self._uploading(lesson_id)
             if not lesson.received:
-                raise LessonRefused(f"task {lesson.order.task} has no pictures: send some before it starts")
+                raise RequestRefused(f"task {lesson.order.task} has no pictures: send some before it starts")
             lesson.state, lesson.step = "learning", Step("starting", 0, 1)
             self._thread = threading.Thread(target=self._learn, args=(lesson,), name="lesson", daemon=True)
             self._thread.start()
             return lesson.row()
 
     def cancel(self, lesson_id: str) -> dict[str, Any]:
-        """Give it up; its pictures are removed. One that is over stays as it ended. Raises LessonRefused."""
+        """Give it up; its pictures are removed. One that is over stays as it ended. Raises RequestRefused."""
         with self._lock:
             lesson = self._known(lesson_id)
         self._end(lesson, "cancelled", "")
@@ -228,14 +221,14 @@ class Lessons:
 
     def _known(self, lesson_id: str) -> Lesson:
         if self._lesson is None or self._lesson.id != lesson_id:
-            raise LessonRefused(f"there is no lesson {lesson_id[:40]!r}: begin one", 404)
+            raise RequestRefused(f"there is no lesson {lesson_id[:40]!r}: begin one", 404)
         return self._lesson
 
     def _uploading(self, lesson_id: str) -> Lesson:
         lesson = self._known(lesson_id)
         if lesson.state != "uploading":
             why = f": {lesson.error}" if lesson.error else ""
-            raise LessonRefused(f"lesson {lesson.order.task} takes no pictures, it is {lesson.state}{why}", 409)
+            raise RequestRefused(f"lesson {lesson.order.task} takes no pictures, it is {lesson.state}{why}", 409)
         return lesson
 
     def _make_place(self, size: int) -> Path:
@@ -243,7 +236,7 @@ class Lessons:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             free = shutil.disk_usage(self._folder).free
             if free < size + SPARE_BYTES:
-                raise LessonRefused(
+                raise RequestRefused(
                     f"the pictures take {size / 1e6:,.0f} MB and {SPARE_BYTES / 1e6:,.0f} must stay free, the server's "
                     f"disk has {free / 1e6:,.0f}: send fewer, or free some space there",
                     507,
@@ -253,7 +246,7 @@ class Lessons:
             fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
             (place / "pictures").mkdir()
         except OSError as error:
-            raise LessonRefused(_disk_line(error), 507) from None
+            raise RequestRefused(_disk_line(error), 507) from None
         return place
 
     def _learn(self, lesson: Lesson) -> None:
@@ -332,29 +325,29 @@ class Lessons:
 
 
 def picture_path(path: str) -> str:
-    """`path` as one that may lie in a folder of ours: NFC, parts that name no other place. Raises LessonRefused."""
+    """`path` as one that may lie in a folder of ours: NFC, parts that name no other place. Raises RequestRefused."""
     parts = unicodedata.normalize("NFC", path).split("/")
     for part in parts:
         if not part or part.startswith(".") or "\\" in part or not part.isprintable() or len(part.encode()) > 200:
-            raise LessonRefused(f"picture {path[:80]!r} has a name that cannot be kept here: rename it")
+            raise RequestRefused(f"picture {path[:80]!r} has a name that cannot be kept here: rename it")
     if not 2 <= len(parts) <= FOLDERS_MAX:
-        raise LessonRefused(f"picture {path[:80]!r} lies in no class: expected class/name.jpg")
+        raise RequestRefused(f"picture {path[:80]!r} lies in no class: expected class/name.jpg")
     if Path(parts[-1]).suffix.lower() not in IMAGE_SUFFIXES:
-        raise LessonRefused(f"{path[:80]} is no picture by its name: expected {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise RequestRefused(f"{path[:80]} is no picture by its name: expected {', '.join(sorted(IMAGE_SUFFIXES))}")
     return "/".join(parts)
 
 
 def _check_amount(pictures: int, size: int) -> None:
     if pictures < 1:
-        raise LessonRefused("no pictures are announced: choose a folder with a folder for each class")
+        raise RequestRefused("no pictures are announced: choose a folder with a folder for each class")
     if pictures > limits.LESSON_PICTURES_MAX:
-        raise LessonRefused(
+        raise RequestRefused(
             f"{pictures:,} pictures, limit {limits.LESSON_PICTURES_MAX:,}: send fewer, or use "
             "`frankenstream tasks add` on the server",
             413,
         )
     if size > limits.LESSON_BYTES_MAX:
-        raise LessonRefused(
+        raise RequestRefused(
             f"the pictures take {size / 1e6:,.0f} MB, limit {limits.LESSON_BYTES_MAX / 1e6:,.0f}: send fewer, or use "
             "`frankenstream tasks add` on the server",
             413,

@@ -11,31 +11,30 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import structlog
 
+from analytics_server.admin import ServerAdmin
 from analytics_server.batcher import Batcher
 from analytics_server.captures import Captures
 from analytics_server.credit import credit_window
 from analytics_server.decoding import Decoding
 from analytics_server.description import describe_server
-from analytics_server.event_log import EventLog
 from analytics_server.few_shot import FewShot
-from analytics_server.figures import server_figures, session_row
 from analytics_server.front import FrontSettings
+from analytics_server.gauges import register_gauges
 from analytics_server.http import HttpAdmin
 from analytics_server.lane import EngineLane
 from analytics_server.lessons import Lessons
 from analytics_server.metrics import ServerMetrics
 from analytics_server.offer import TaskOffer
 from analytics_server.recording import SessionRecordings
+from analytics_server.refusal import RequestRefused
 from analytics_server.sessions import Sessions
 from analytics_server.task_admin import TaskAdmin
-from analytics_server.task_capture import capture_frames, find_session
 from analytics_server.warm_up import warm_up
 from analytics_server.work import FrameWork
-from pipeline import limits
 from pipeline.bundle import Bundle
 from pipeline.clock import Clock, monotonic
 from pipeline.errors import ConfigError
@@ -46,7 +45,6 @@ from pipeline.transports.keys import ServerKeys
 from pipeline.wire import SessionDirectory
 from pipeline.wire.states import OPEN
 from tasks import HeadStack
-from tasks.head_file import HeadFiles
 from tasks.store import HeadStore
 
 log = structlog.get_logger(__name__)
@@ -120,20 +118,21 @@ class Server:
             store=HeadStore(heads_dir) if heads_dir else None,
         )  # fmt: skip
         self.lessons = Lessons(
-            bundle, put=self.put_task, tell=self.events.post, heads_dir=heads_dir, cache_dir=cache_dir, clock=clock,
-            folder=heads_dir.parent / "uploads" if heads_dir else None,
+            bundle, put=self.tasks.put, tell=self.metrics.events.post, heads_dir=heads_dir, cache_dir=cache_dir,
+            clock=clock, folder=heads_dir.parent / "uploads" if heads_dir else None,
         )  # fmt: skip
         self.few_shot = FewShot(
-            bundle, free_name=self.tasks.free_name, put=self.put_task, heads_dir=heads_dir, clock=clock,
-            default_backbone=lambda: self._offer.default_backbone,
+            bundle, free_name=self.tasks.free_name, put=self.tasks.put, heads_dir=heads_dir, clock=clock,
+            default_backbone=lambda: self.loaded().default_backbone,
         )  # fmt: skip
         self.record_dir = record_dir
-        self._offer: TaskOffer
+        self._offer: TaskOffer | None = None
         self._decoding: Decoding
         self._sessions: Sessions | None = None
         self._recordings = SessionRecordings(record_dir, bundle, self.metrics, clock=clock) if record_dir else None
-        self._http = HttpAdmin(self, http_address, token=admin_token, front=front) if http_address else None
-        self._register_metrics()
+        self.admin = ServerAdmin(self)
+        self._http = HttpAdmin(self.admin, http_address, token=admin_token, front=front) if http_address else None
+        register_gauges(self)
 
     def __enter__(self) -> Server:
         self.start()
@@ -167,10 +166,10 @@ class Server:
             self.stop(drain_s=0.0)
             raise
         self.state = "ready"
-        self.events.post("server", "ready", urls=self.urls)
+        self.metrics.events.post("server", "ready", urls=self.urls)
         log.info("ready", urls=self.urls, http=self.http_url, coder=self._decoding.codec.coder,
                  bundle=self.bundle.bundle_id[:12], codec=self.bundle.codec_id[:12],
-                 tasks=[f"{task.name}@{task.backbone}" for task in self._offer.tasks])  # fmt: skip
+                 tasks=[f"{task.name}@{task.backbone}" for task in self.loaded().tasks])  # fmt: skip
 
     def stop(self, drain_s: float = DRAIN_S, *, peer: str = "") -> None:
         """Answer what is under way (at most `drain_s` seconds), say Goodbye with a resume token, end every thread.
@@ -184,7 +183,7 @@ class Server:
         self.lessons.close()
         transports, self._transports = self._transports, []
         if transports:
-            log.info("draining", sessions=self._known(), drain_s=drain_s)
+            log.info("draining", sessions=self.sessions_known, drain_s=drain_s)
             _close_together(transports, drain_s, peer)
         if hasattr(self, "_decoding"):
             self._decoding.stop()
@@ -220,7 +219,7 @@ class Server:
         engines = [lane.engine for lane in self._lanes.values()]
         threads = int(self._engine_settings["threads"] or usable_cores())  # type: ignore[call-overload]
         sessions = Sessions(
-            self.bundle, self._offer, self._decoding, self.metrics, self._random,
+            self.bundle, self.loaded(), self._decoding, self.metrics, self._random,
             description=describe_server(engines, self.bundle.backbones, threads), recordings=self._recordings,
         )  # fmt: skip
         self._sessions = sessions
@@ -235,16 +234,18 @@ class Server:
         before = {info.name: info.version for info in self._lanes[backbone].heads.infos()}
         after = {info.name: info.version for info in heads.infos()}
         self._lanes[backbone].replace_heads(heads)
-        self._offer.replace(backbone, heads.infos())
+        self.loaded().replace(backbone, heads.infos())
         self.metrics.keep_tasks((info.name, tag) for tag, lane in self._lanes.items() for info in lane.heads.infos())
         for name in before.keys() | after.keys():
             what = "added" if name not in before else "removed" if name not in after else "changed"
             if before.get(name) != after.get(name):
-                self.events.post("task", what, task=name, backbone=backbone, version=after.get(name, before.get(name)))
+                self.metrics.events.post(
+                    "task", what, task=name, backbone=backbone, version=after.get(name, before.get(name))
+                )
 
     def _tasks_changed(self) -> None:
         if self._sessions is not None:
-            self._sessions.refresh_tasks(self._handles())
+            self._sessions.refresh_tasks(self.handles())
 
     def _build_lanes(self) -> None:
         offered = {}
@@ -286,7 +287,7 @@ class Server:
         if now < self._credit_due_at:
             return
         self._credit_due_at = now + CREDIT_LOOK_S
-        handles = [handle for handle in self._handles() if handle.session.state == OPEN]
+        handles = [handle for handle in self.handles() if handle.session.state == OPEN]
         using = Counter(tag for handle in handles for tag in {task.backbone for task in handle.session.tasks})
         window = credit_window(
             (streams, self._lanes[tag].frame_cost_s(streams)) for tag, streams in using.items() if tag in self._lanes
@@ -295,134 +296,57 @@ class Server:
             if handle.session.credit.window:  # 0: it drains
                 handle.session.credit.window = window
 
-    # --- Admin (any thread) -----------------------------------------------------------------------------------
+    # --- For others (any thread) ------------------------------------------------------------------------------
 
-    def health(self) -> dict[str, Any]:
-        """Whether the threads that answer frames are alive."""
-        dead = [lane.backbone for lane in self._lanes.values() if not lane.alive] if self.state == "ready" else []
-        return {"healthy": not dead, "state": self.state, **({"dead_engines": dead} if dead else {})}
+    def dead(self) -> list[str]:
+        """What has ended that frames pass, by name: the server is not healthy then."""
+        if self.state != "ready":
+            return []
+        engines = [f"engine {lane.backbone}" for lane in self._lanes.values() if not lane.alive]
+        decoders = [] if self._decoding.alive else ["decoder"]
+        return engines + decoders + [f"transport {one.url}" for one in self.transports if not one.alive]
 
-    def readiness(self) -> dict[str, Any]:
-        """Whether new sessions are welcome."""
-        return {"ready": self.state == "ready", "state": self.state}
-
-    def load(self) -> dict[str, Any]:
-        """What autoscalers read."""
-        return {
-            "streams": {"active": self._active(), "known": self._known(), "max": limits.SESSIONS_MAX},
-            "queue_age_ms_p95": round(self.metrics.queue_age_ms_p95(), 3),
-            "frames_under_way": self._under_way(),
-            "draining": self.state == "draining",
-        }
-
-    def task_table(self) -> list[dict[str, Any]]:
-        """Every task that is served, with what became of its head."""
-        return self.tasks.table()
-
-    def session_table(self) -> list[dict[str, Any]]:
-        """Every session with its frame counts and rates."""
-        return [session_row(handle, self.metrics) for handle in self._handles()]
-
-    def figures(self) -> dict[str, Any]:
-        """Everything that is worth watching, now."""
-        facts = {"state": self.state, "urls": self.urls, "name": self.bundle.manifest.name,
-                 "bundle_id": self.bundle.bundle_id, "codec_id": self.bundle.codec_id,
-                 "frames_under_way": self._under_way(), "lesson": self.lessons.row()}  # fmt: skip
-        return server_figures(self.metrics, self._handles(), self._lanes, facts)
-
-    @property
-    def events(self) -> EventLog:
-        """What happened."""
-        return self.metrics.events
-
-    def metrics_text(self) -> bytes:
-        """For Prometheus."""
-        return self.metrics.text()
+    def loaded(self) -> TaskOffer:
+        """What is offered, once every engine is built. Raises RequestRefused before."""
+        if self._offer is None:
+            raise RequestRefused("the server is still loading: try again in a moment", 503)
+        return self._offer
 
     def request_drain(self, peer: str = "") -> None:
         """Ask whoever runs the server to stop it."""
         self.drain_peer = peer
         self.state = "draining" if self.state == "ready" else self.state
-        self.events.post("server", "draining", peer=peer)
+        self.metrics.events.post("server", "draining", peer=peer)
         self.drain_requested.set()
 
-    def add_head(self, toml: bytes, arrays: bytes) -> dict[str, Any]:
-        """Serve one more head for as long as the server runs; see task_admin.py. Raises BundleError."""
-        return self.tasks.add(toml, arrays)
-
-    def put_task(self, name: str, files: Sequence[HeadFiles]) -> dict[str, Any]:
-        """A new version of a user's task. Raises FrankenError."""
-        return self.tasks.put(name, files)
-
-    def roll_back_task(self, name: str, version: int = 0) -> dict[str, Any]:
-        """An earlier version of a user's task. Raises FrankenError."""
-        return self.tasks.roll_back(name, version)
-
-    def remove_head(self, name: str, backbone: str = "") -> None:
-        """Stop serving a head. Raises FrankenError."""
-        self.tasks.remove(name, backbone, self._offer.default_backbone)
-
-    def refused_heads(self) -> dict[str, str]:
-        """User heads that lie in the home folder and are not served, with the reason."""
-        return dict(self.tasks.refused)
-
-    def own_tasks(self) -> list[dict[str, Any]]:
-        """Users' tasks in the home folder with their versions."""
-        return self.tasks.own()
-
-    def lesson_task(self, name: str) -> str:
-        """`name` as that of a task that may be taught here. Raises ConfigError."""
-        return self.tasks.free_name(name)
-
-    def lesson_backbones(self, wanted: Sequence[str]) -> list[str]:
-        """Tags of served backbones, the default one if none is wanted. Raises ConfigError."""
-        return list(dict.fromkeys(self._offer.resolve((), name)[0] for name in wanted or ("",)))
-
-    def capture(self, **wish: Any) -> bytes:
-        """Features of a session's next frames, see task_capture.py; blocks. Raises FrankenError."""
-        return capture_frames(
-            self.bundle, self.captures, self._lanes, self._handles(), self._offer.default_backbone, **wish
-        )
-
-    def choose_tasks(self, session: str, tasks: Sequence[str], top_k: int) -> None:
+    def choose_tasks(self, handle: SessionHandle, tasks: Sequence[str], top_k: int) -> None:
         """Other tasks for a session from now on. Raises ConfigError."""
-        handle = find_session(self._handles(), session)
         if self._sessions is not None:
             self._sessions.choose_tasks(handle, tuple(tasks), top_k)
 
-    def _handles(self) -> list[SessionHandle]:
-        return [handle for transport in list(self._transports) for handle in transport.handles()]
+    @property
+    def transports(self) -> list[ServerTransport]:
+        """What it listens with."""
+        return list(self._transports)
 
-    def _active(self) -> int:
-        return sum(handle.session.state == OPEN for handle in self._handles())
+    def handles(self) -> list[SessionHandle]:
+        """Every session, on whichever transport."""
+        return [handle for transport in self.transports for handle in transport.handles()]
 
-    def _known(self) -> int:
+    @property
+    def sessions_active(self) -> int:
+        """Those with a connection."""
+        return sum(handle.session.state == OPEN for handle in self.handles())
+
+    @property
+    def sessions_known(self) -> int:
+        """Those that may come back included."""
         return len(self._sessions) if self._sessions else 0
 
-    def _under_way(self) -> int:
+    @property
+    def frames_under_way(self) -> int:
+        """Between receipt and answer."""
         return self._sessions.under_way if self._sessions else 0
-
-    def _wire_bytes(self) -> dict[tuple[str, str], float]:
-        total: Counter[tuple[str, str]] = Counter()
-        for transport in list(self._transports):
-            total.update(dict(transport.stats.bytes_by_channel))
-        return {key: float(count) for key, count in total.items()}
-
-    def _register_metrics(self) -> None:
-        metrics = self.metrics
-        metrics.gauge("sessions_active", "Sessions with a connection", self._active)
-        metrics.gauge("frames_under_way", "Frames between receipt and answer", self._under_way)
-        metrics.gauge("ready", "1 when frames are answered", lambda: float(self.state == "ready"))
-        metrics.facts("bundle_info", "What is served", {
-            "name": self.bundle.manifest.name, "bundle_id": self.bundle.bundle_id, "codec_id": self.bundle.codec_id,
-        })  # fmt: skip
-        metrics.table("wire_bytes", "Bytes of all messages", ("direction", "channel"), self._wire_bytes, total=True)
-        metrics.table("queue_frames", "Decoded frames that wait for an engine", "backbone",
-                      lambda: {tag: float(len(lane)) for tag, lane in self._lanes.items()})  # fmt: skip
-        metrics.table("engine_failures", "Batches that failed", "backbone",
-                      lambda: {tag: float(lane.failures) for tag, lane in self._lanes.items()}, total=True)  # fmt: skip
-        metrics.table("heads_failed", "Heads that were taken out", "backbone",
-                      lambda: {tag: float(len(lane.heads.failed)) for tag, lane in self._lanes.items()})  # fmt: skip
 
 
 def _close_together(transports: Sequence[ServerTransport], drain_s: float, peer: str) -> None:

@@ -136,9 +136,10 @@ class Sessions:
 
     def _opened(self, handle: SessionHandle, state: SessionState, event: SessionOpened) -> None:
         state.tasks, state.top_k = event.tasks, event.top_k
-        if not event.resumed and handle.session.hello is not None:
+        if event.resumed:
+            handle.call(lambda session, now: self._refresh(handle.id, session, now))  # what went while it was away
+        elif handle.session.hello is not None:
             state.wanted = tuple(handle.session.hello.tasks)
-        state.client, state.lossless = event.client, event.lossless
         if self._recordings is not None:
             self._recordings.opened(handle.session, resumed=event.resumed)
         self._metrics.opened(resumed=event.resumed)

@@ -3,7 +3,7 @@
     GET /api/v1/sessions     every session: who it is, its frame counts, its rates of the last seconds
     GET /api/v1/events       server-sent events, for as long as the client listens:
                                event: figures   the whole server, every `every` seconds (default 1; 0: never)
-                               event: session, task, server   what happened, as it happens
+                               event: session, task, lesson, server   what happened, as it happens
                              `after=N` begins after event number N (0: all that are kept; default: only new ones)
 
 One JSON object an event, in the form of the HTML standard (chapter "Server-sent events"): `curl -N` and EventSource

@@ -44,9 +44,7 @@ class SessionState:
         self.wanted: tuple[str, ...] = ()
         """What the edge asked for; empty: all tasks of its backbone, those to come included."""
         self.top_k = 1
-        self.client = ""
         self.transport = ""
-        self.lossless = False
         self._lock = threading.Lock()
         self._references: OrderedDict[ReferenceId, Reference] = OrderedDict()
         self._under_way: dict[int, FrameWork] = {}

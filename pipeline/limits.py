@@ -62,7 +62,7 @@ IDLE_TIMEOUT_MS = 15_000
 RESUME_WINDOW_MS = 60_000
 """How long a server keeps a disconnected session for its resume token, in milliseconds."""
 GOODBYE_TIMEOUT_MS = 1_000
-"""How long an edge waits for the answer to its Goodbye, in milliseconds."""
+"""How long an edge waits for the answer to its Goodbye, and a server for a network to take its own, in milliseconds."""
 LOSSLESS_LOST_MS = 60_000
 """A frame without deadline (lossless) counts as `lost` this long after it was sent, in milliseconds."""
 RECONNECT_MS_MIN = 50

@@ -32,14 +32,10 @@ class Pace:
 
 
 class Pacer:
-    """Decides when a picture is due. Pure.
-
-    `slips` counts how often the time axis slid because the reader or the decoder was too slow.
-    """
+    """Decides when a picture is due. Pure. The time axis slides where the reader or the decoder is too slow."""
 
     def __init__(self, pace: Pace, fps: float) -> None:
         assert fps > 0, fps
-        self.slips = 0
         self._pace = pace
         self._interval = 1.0 / fps
         self._previous: float | None = None
@@ -57,7 +53,6 @@ class Pacer:
         else:
             self._due += self._step(media_time)
             if now - self._due > LATE_S_MAX:
-                self.slips += 1
                 self._due = now
         self._previous = media_time if media_time is not None else (self._previous or 0.0) + self._interval
         return self._due

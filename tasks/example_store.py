@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import limits
 from pipeline.errors import ConfigError, InputError
 
 Float32 = NDArray[np.float32]
@@ -72,6 +74,14 @@ class Examples:
             np.concatenate([part.groups_M + start for part, start in zip(parts, starts, strict=False)]),
             np.concatenate([part.held_out_M for part in parts]),
         )
+
+
+def label_text(text: str) -> str:
+    """`text` as a label: NFC, single spaces, printable, not empty; so one label is one class. Raises ConfigError."""
+    label = " ".join(unicodedata.normalize("NFC", text).split())
+    if not label or len(label) > limits.NAME_CHARS_MAX or not label.isprintable():
+        raise ConfigError(f"label is {text[:80]!r}: expected 1 to {limits.NAME_CHARS_MAX} printable characters")
+    return label
 
 
 class ExampleStore:

@@ -8,14 +8,14 @@ so that the same pictures are held out the next time too.
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline import limits
 from pipeline.datasets import IMAGE_SUFFIXES, Dataset, Item, open_dataset
-from pipeline.errors import InputError
+from pipeline.errors import ConfigError, InputError
+from tasks.example_store import label_text
 
 HELD_OUT_SHARE = 0.2
 
@@ -95,12 +95,10 @@ def _class_names(dataset: Dataset, items: Iterable[Item]) -> dict[int, str]:
     names = {}
     for label in sorted({item.label for item in items}):
         text = dataset.classes[label] if label < len(dataset.classes) else str(label)
-        name = unicodedata.normalize("NFC", text).strip()
-        if not name or len(name) > limits.NAME_CHARS_MAX or not name.isprintable():
-            raise InputError(
-                f"class {text[:40]!r} has no usable name: expected 1 to {limits.NAME_CHARS_MAX} printable characters"
-            )
-        names[label] = name
+        try:
+            names[label] = label_text(text)
+        except ConfigError as error:
+            raise InputError(f"a class has no usable name: {error}") from None
     return names
 
 

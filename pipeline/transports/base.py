@@ -119,6 +119,11 @@ class ServerTransport(Protocol):
     """With the real port."""
 
     @property
+    def alive(self) -> bool:
+        """Whether it still takes messages: neither closed nor failed."""
+        ...
+
+    @property
     def stats(self) -> Traffic:
         """What passed so far."""
         ...

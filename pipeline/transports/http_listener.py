@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aiohttp import web
@@ -28,6 +29,8 @@ log = logging.getLogger("frankenstream.transports")
 
 _SHUTDOWN_S: Final = 0.5
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 
 class StreamRoutes:
     """The routes of WebSocket and WebRTC. `door` gives the sessions, None while the server is not ready."""
@@ -41,8 +44,9 @@ class StreamRoutes:
         """For `Application.add_routes`."""
         return [
             web.get(STREAM_PATH, self._socket),
-            web.get(WEBRTC_PATH, self._ice_servers),
-            web.post(OFFER_PATH, self._offer),
+            web.get(WEBRTC_PATH, self._for_pages(self._ice_servers)),
+            web.post(OFFER_PATH, self._for_pages(self._offer)),
+            *(web.options(path, self._for_pages(self._ask_first)) for path in (WEBRTC_PATH, OFFER_PATH)),
         ]
 
     async def close(self) -> None:
@@ -52,6 +56,24 @@ class StreamRoutes:
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         return await serve_socket(request, self._door, self._access)
+
+    def _for_pages(self, handler: Handler) -> Handler:
+        """`handler`, whose answers the pages of other sites that may stream here can read (CORS)."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            response = await handler(request)
+            origin = request.headers.get("Origin", "")
+            if origin in self._access.origins:
+                response.headers.update({"Access-Control-Allow-Origin": origin, "Vary": "Origin"})
+            return response
+
+        return handle
+
+    async def _ask_first(self, request: web.Request) -> web.StreamResponse:
+        """A browser asks whether a page of another site may send what it wants to."""
+        headers = {"Access-Control-Allow-Methods": "GET, POST",
+                   "Access-Control-Allow-Headers": "Authorization, Content-Type"}  # fmt: skip
+        return self._foreign(request) or web.Response(status=204, headers=headers)
 
     async def _ice_servers(self, request: web.Request) -> web.StreamResponse:
         if (refusal := self._refusal(request)) is not None:
@@ -75,10 +97,15 @@ class StreamRoutes:
         answer: web.StreamResponse = await self._peers.answer(request, token_of(request, []))
         return answer
 
-    def _refusal(self, request: web.Request) -> web.Response | None:
+    def _foreign(self, request: web.Request) -> web.Response | None:
         origin = request.headers.get("Origin", "")
         if not self._access.lets_in_page(origin, request.host):
             return web.json_response({"error": f"pages of {origin[:200]} may not stream here"}, status=403)
+        return None
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        if (refusal := self._foreign(request)) is not None:
+            return refusal
         if not self._access.accepts(token_of(request, [])):
             return web.json_response({"error": "missing or wrong token: pair again, or use --token"}, status=401)
         return None
@@ -110,6 +137,11 @@ class HttpListener:
             raise TransportError(f"{url} is in use by another program or cannot be opened: {error.strerror}") from None
         self.url = self._address.with_port(port)
         self._door.url = self.url
+
+    @property
+    def alive(self) -> bool:
+        """See ServerTransport."""
+        return self._thread.alive
 
     @property
     def stats(self) -> Traffic:

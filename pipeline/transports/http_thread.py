@@ -12,13 +12,16 @@ from typing import Final
 
 from aiohttp import web
 
+from pipeline.errors import TransportError
+
 _START_S: Final = 10.0
 
 
 class HttpThread:
     """`application` and `ending` run on the thread's loop: what is served, and what ends before the connections do.
 
-    `port` 0: any free one. `shutdown_s`: how long requests under way may take when it stops.
+    `port` 0: any free one. `shutdown_s`: how long requests under way may take when it stops; `start_s`: how long it may
+    take to open.
     """
 
     def __init__(
@@ -31,12 +34,13 @@ class HttpThread:
         port: int,
         tls: ssl.SSLContext | None,
         shutdown_s: float,
+        start_s: float = _START_S,
     ) -> None:
         self.loop = asyncio.new_event_loop()
         self._host, self._port, self._tls = host, port, tls
         self._application = application
         self._ending = ending
-        self._shutdown_s = shutdown_s
+        self._shutdown_s, self._start_s = shutdown_s, start_s
         self._stop = asyncio.Event()
         self._started: Future[int] = Future()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -47,9 +51,20 @@ class HttpThread:
         return self._thread.is_alive()
 
     def start(self) -> int:
-        """Listen, once; returns the real port when requests are answered. Raises OSError."""
+        """Listen, once; returns the real port when requests are answered. Raises OSError, TransportError if it takes
+        too long.
+        """
         self._thread.start()
-        return self._started.result(_START_S)
+        try:
+            return self._started.result(self._start_s)
+        except TimeoutError:
+            if self._started.done():
+                return self._started.result()  # just now, or the network's own word
+            self.stop(0.0)
+            raise TransportError(
+                f"http address {self._host}:{self._port} did not open within {self._start_s:g} s: "
+                "the machine is too busy, try again"
+            ) from None
 
     def stop(self, timeout: float | None = None) -> None:
         """Close the port and end the thread, as often as one likes; waits for it, unless it is the caller's own."""

@@ -144,6 +144,11 @@ class MemoryNetwork:
         self._thread = threading.Thread(target=self._loop, name="memory network", daemon=True)
         self._thread.start()
 
+    @property
+    def runs(self) -> bool:
+        """Whether time goes on: its thread lives, or the time is virtual."""
+        return self._thread is None or self._thread.is_alive()
+
     def _loop(self) -> None:
         while True:
             with self._changed:
@@ -172,6 +177,11 @@ class MemoryServer:
         self._name = name
         self._edges: dict[Connection, MemoryEdge] = {}
         self.pump = ServerPump(directory, on_event, network.clock, send=self._send, wake=network._wake)
+
+    @property
+    def alive(self) -> bool:
+        """See ServerTransport."""
+        return self._network.servers.get(self._name) is self and self._network.runs
 
     @property
     def stats(self) -> Traffic:

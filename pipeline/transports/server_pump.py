@@ -14,7 +14,9 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from enum import Enum
 from itertools import count
+from typing import Final
 
+from pipeline import limits
 from pipeline.clock import Clock
 from pipeline.errors import RemoteProtocolError
 from pipeline.transports.base import OnServerEvent, ServerCall, SessionHandle, Traffic
@@ -22,8 +24,8 @@ from pipeline.wire import messages
 from pipeline.wire.directory import PeerInfo, Refusal, SessionDirectory
 from pipeline.wire.messages import Goodbye, Hello
 from pipeline.wire.server_session import ServerSession
-from pipeline.wire.session import NEVER, Outgoing, channel_of, one_line
-from pipeline.wire.states import CLOSED, OPEN
+from pipeline.wire.session import NEVER, Outgoing, channel_of, one_line, reason_of
+from pipeline.wire.states import CLOSED, OPEN, WAITING
 
 log = logging.getLogger("frankenstream.transports")
 
@@ -43,11 +45,16 @@ class Sent(Enum):
 
 Send = Callable[[Connection, bytes], Sent]
 
+_LAST_WORDS_S: Final = limits.GOODBYE_TIMEOUT_MS / 1000.0
+_FAILED: Final = "the server failed at this session: its log says why"
+_FAILED_S: Final = 1.0
+"""When an edge whose session ended like this may begin another one."""
+
 
 class Handle:
     """See SessionHandle."""
 
-    __slots__ = ("_pump", "connection", "peer", "session", "timer_at", "unsent")
+    __slots__ = ("_pump", "connection", "leaves_at", "peer", "session", "timer_at", "unsent")
 
     def __init__(self, pump: ServerPump, session: ServerSession, peer: PeerInfo, connection: Connection | None) -> None:
         self._pump = pump
@@ -56,6 +63,8 @@ class Handle:
         self.connection = connection
         self.timer_at = NEVER
         self.unsent: Outgoing | None = None
+        self.leaves_at = NEVER
+        """Until then the network may take the last words of a session that needs no connection any more."""
 
     @property
     def id(self) -> str:
@@ -65,6 +74,12 @@ class Handle:
     def call(self, fn: ServerCall) -> None:
         """See SessionHandle."""
         self._pump.post(self, fn)
+
+    def take_back(self, reason: str, now: float) -> None:
+        """What the network has not taken goes back to the session, where an answer waits for the edge to come back."""
+        outgoing, self.unsent = self.unsent, None
+        if outgoing is not None:
+            self.session.unsent(outgoing, reason, now)
 
 
 class ServerPump:
@@ -93,7 +108,7 @@ class ServerPump:
         self._timers: list[tuple[float, int, Handle]] = []
         self._order = count()
         self._touched: list[Handle] = []
-        self._stalled: list[Handle] = []
+        self._stalled: set[Handle] = set()
 
     # --- From other threads -----------------------------------------------------------------------------------
 
@@ -123,22 +138,19 @@ class ServerPump:
         self.stats.received_messages += 1
         self.stats.received_bytes += len(data)
         self.stats.bytes_by_channel["up", channel_of(data)] += len(data)
-        now = self._clock()
         handle = self._connections.get(connection)
         if handle is None:
-            self._open(connection, data, peer(), now)
+            self._open(connection, data, peer(), self._clock())
         else:
-            handle.session.receive_data(data, now)
-            self._pump(handle)
+            self._pump(handle, lambda session, now: session.receive_data(data, now))
 
     def lost(self, connection: Connection, reason: str) -> None:
         """The network says that a connection is gone."""
         handle = self._connections.pop(connection, None)
         if handle is not None and handle.connection == connection:
             handle.connection = None
-            handle.unsent = None
-            handle.session.disconnected(reason, self._clock())
-            self._pump(handle)
+            handle.take_back(reason, self._clock())
+            self._pump(handle, lambda session, now: session.disconnected(reason, now))
 
     # --- The loop ---------------------------------------------------------------------------------------------
 
@@ -158,9 +170,8 @@ class ServerPump:
         for at, _, handle in due:
             if handle.timer_at == at and handle._pump is self:
                 handle.timer_at = NEVER
-                handle.session.timer(now)
-                self._pump(handle)
-        stalled, self._stalled = self._stalled, []
+                self._pump(handle, lambda session, now: session.timer(now))
+        stalled, self._stalled = self._stalled, set()
         for handle in stalled:
             self._pump(handle)
         while self._touched:
@@ -180,17 +191,42 @@ class ServerPump:
             log.exception("a call on session %s failed", handle.id)
         self._touched.append(handle)
 
-    def _pump(self, handle: Handle) -> None:
+    def _pump(self, handle: Handle, fn: ServerCall | None = None) -> None:
+        """`fn` on a session, then what it caused. A session that fails at it is ended, and no other."""
+        if handle._pump is not self:
+            return  # The session has moved.
+        try:
+            if fn is not None:
+                fn(handle.session, self._clock())
+            self._drive(handle)
+        except Exception:
+            log.exception("session %s failed and is ended", handle.id)
+            self._give_up(handle)
+
+    def _give_up(self, handle: Handle) -> None:
+        try:
+            handle.session.goodbye("error", _FAILED, self._clock(), retry_after_s=_FAILED_S)
+            self._drive(handle)
+        except Exception:
+            log.exception("session %s could not say Goodbye", handle.id)
+            self._remove(handle)
+
+    def _drive(self, handle: Handle) -> None:
         """Events and messages of one session until there is nothing left to do now; then its next timer."""
         while self._emit(handle) or self._send_one(handle):
             pass
         session = handle.session
+        if handle.unsent is None or session.state in (WAITING, OPEN):
+            handle.leaves_at = NEVER
+        elif handle.leaves_at == NEVER:
+            handle.leaves_at = self._clock() + _LAST_WORDS_S
+        elif self._clock() >= handle.leaves_at:
+            self._hang_up(handle, "the edge does not read")
         if session.state == CLOSED and handle.unsent is None:
             self._remove(handle)
             return
-        if handle.connection is not None and not session.uses_connection:
-            del self._connections[handle.connection]
-            handle.connection = None
+        if handle.connection is not None and handle.unsent is None and not session.uses_connection:
+            self._hang_up(handle, "")
         timer_at = session.timer_at()
         if timer_at is not None and timer_at < handle.timer_at:
             handle.timer_at = timer_at
@@ -209,16 +245,15 @@ class ServerPump:
 
     def _send_one(self, handle: Handle) -> bool:
         """Hand one message to the network; False if there is none or it takes none."""
-        if handle.connection is None:
-            handle.unsent = None
-            return False
         now = self._clock()
-        outgoing = handle.unsent or handle.session.poll_send(now)
+        if handle.connection is None:
+            handle.take_back("the edge is gone", now)
+            return False
+        outgoing = handle.unsent = handle.unsent or handle.session.poll_send(now)
         if outgoing is None:
             return False
         if outgoing.expires_at is not None and now >= outgoing.expires_at:
-            handle.unsent = None
-            handle.session.unsent(outgoing, "the network did not take it in time", now)
+            handle.take_back("the network did not take it in time", now)
             return True
         sent = self._send(handle.connection, outgoing.data)
         if sent is Sent.YES:
@@ -228,17 +263,20 @@ class ServerPump:
             self.stats.bytes_by_channel["down", outgoing.channel] += len(outgoing.data)
             return True
         if sent is Sent.LATER:
-            handle.unsent = outgoing
-            self._stalled.append(handle)
+            self._stalled.add(handle)
             return False
-        handle.session.unsent(outgoing, "the edge is gone", now)
         self.lost(handle.connection, "the edge is gone")
         return False
 
-    def _remove(self, handle: Handle) -> None:
+    def _hang_up(self, handle: Handle, reason: str) -> None:
+        """Forget the connection of a session."""
         if handle.connection is not None:
             self._connections.pop(handle.connection, None)
             handle.connection = None
+        handle.take_back(reason, self._clock())
+
+    def _remove(self, handle: Handle) -> None:
+        self._hang_up(handle, "the session is over")
         if self._handles.pop(id(handle.session), None) is not None:
             with self.directory.guard:
                 self.directory.forget(handle.session)
@@ -252,7 +290,7 @@ class ServerPump:
             message = messages.decode(data)
         except RemoteProtocolError as error:
             self.directory.refused += 1
-            self._refuse(connection, Goodbye("protocol", one_line(str(error))))
+            self._refuse(connection, Goodbye(reason_of(error), one_line(str(error))))
             return
         self._admit(connection, message, peer, now)
 
@@ -264,7 +302,11 @@ class ServerPump:
             if session is not None and isinstance(home, ServerPump) and home is not self:
                 self._fetch(home, session, lambda: self._admit(connection, message, peer, self._clock()))
                 return
-            outcome = directory.admit(peer, message, now, home=self)
+            try:
+                outcome = directory.admit(peer, message, now, home=self)
+            except Exception:
+                log.exception("a session could not be opened")
+                outcome = Refusal(Goodbye("error", _FAILED, retry_after_s=_FAILED_S))
         if isinstance(outcome, Refusal):
             self._refuse(connection, outcome.goodbye)
             return
@@ -274,9 +316,9 @@ class ServerPump:
             self._handles[id(outcome)] = handle
         elif handle.connection is not None:
             self._connections.pop(handle.connection, None)
+        handle.take_back("the edge connected again", now)
         handle.peer = peer
         handle.connection = connection
-        handle.unsent = None
         self._connections[connection] = handle
         self.stats.connections += 1
         self._pump(handle)
@@ -297,12 +339,11 @@ class ServerPump:
     def _release(self, session: ServerSession, target: ServerPump, adopt: Callable[[Handle | None], None]) -> None:
         handle = self._handles.pop(id(session), None)
         if handle is not None:
-            if handle.connection is not None:
-                self._connections.pop(handle.connection, None)
-                handle.connection = None
-            session.disconnected("the edge came back through another transport", self._clock())
+            reason = "the edge came back through another transport"
+            self._hang_up(handle, reason)
+            session.disconnected(reason, self._clock())
             self._emit(handle)
-            handle.timer_at, handle.unsent = NEVER, None
+            handle.timer_at = NEVER
             with self.directory.guard:
                 self.directory.move(session, target)
             handle._pump = target
@@ -325,19 +366,20 @@ class ServerPump:
         """Every connected edge gets a token with which it may come back."""
         for handle in list(self._handles.values()):
             if handle.session.state == OPEN:
-                handle.session.goodbye(
-                    "draining",
-                    "this server is stopping",
-                    self._clock(),
-                    resumable=True,
-                    peer=peer,
-                    retry_after_s=retry_after_s,
+                self._pump(
+                    handle,
+                    lambda session, now: session.goodbye(
+                        "draining",
+                        "this server is stopping",
+                        now,
+                        resumable=True,
+                        peer=peer,
+                        retry_after_s=retry_after_s,
+                    ),
                 )
-                self._pump(handle)
 
     def end_sessions(self) -> None:
         """What is left ends here, counted."""
         for handle in list(self._handles.values()):
-            handle.session.goodbye("draining", "this server has stopped", self._clock())
             handle.connection = None
-            self._pump(handle)
+            self._pump(handle, lambda session, now: session.goodbye("draining", "this server has stopped", now))

@@ -76,6 +76,11 @@ class StreamDoor:
         self._pump.thread = threading.get_ident()
 
     @property
+    def alive(self) -> bool:
+        """See ServerTransport."""
+        return not self.closed and self._loop.is_running()
+
+    @property
     def stats(self) -> Traffic:
         """What passed so far."""
         return self._pump.stats

@@ -103,7 +103,7 @@ class PeerGuest:
     def _received(self, label: str, data: Any) -> None:
         if not self.is_up:
             return  # Only a hostile edge sends before its channels are open.
-        fits = isinstance(data, bytes) and len(data) <= limits.MESSAGE_BYTES_MAX and channel_of(data) == label
+        fits = isinstance(data, bytes) and channel_of(data) == label
         self._door.received(self, data if fits else NO_MESSAGE)
 
     def _state_changed(self) -> None:

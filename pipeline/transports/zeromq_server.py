@@ -66,6 +66,11 @@ class ZeroMQServer:
         self._thread.start()
 
     @property
+    def alive(self) -> bool:
+        """See ServerTransport."""
+        return self._thread.is_alive()
+
+    @property
     def stats(self) -> Traffic:
         """What passed so far."""
         return self._pump.stats

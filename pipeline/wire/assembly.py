@@ -1,4 +1,4 @@
-"""Putting FrameParts together again. Pure; bounded by the session's frames in flight and by PAYLOAD_BYTES_MAX.
+"""Putting FrameParts together again. Pure; bounded by the session's frames in flight and by `size_max`.
 
 A layered bitstream is useful up to its first gap, so an assembly does not wait for a lost part until nothing can be
 made of the frame any more: it ends at half of the time that is left when the first part arrives, or soon after a later
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from pipeline import limits
 from pipeline.errors import RemoteProtocolError
-from pipeline.wire.messages import FramePart
+from pipeline.wire.messages import FramePart, LimitError
 from pipeline.wire.parity import LENGTH_BYTES, PART_BYTES_MAX, restored
 
 WAIT_SHARE = 0.5
@@ -29,6 +29,7 @@ class FrameAssembly:
     received_at: float
     deadline: float | None
     parity: int = 0
+    size_max: int = limits.PAYLOAD_BYTES_MAX
     ends_at: float = field(init=False)
     _here: dict[int, bytes] = field(default_factory=dict)
     _parity_here: dict[int, bytes] = field(default_factory=dict)
@@ -39,7 +40,10 @@ class FrameAssembly:
         self.ends_at = self.received_at + max(0.0, left) * WAIT_SHARE
 
     def add(self, message: FramePart) -> bool:
-        """Take a part; True if the frame is complete. Raises RemoteProtocolError if it does not fit the others."""
+        """Take a part; True if the frame is complete.
+
+        Raises RemoteProtocolError if it does not fit the others, LimitError if all together are too large.
+        """
         totals = (self.parts, self.parity)
         if (message.parts, message.parity) != totals or message.part >= sum(totals):
             raise RemoteProtocolError(
@@ -54,10 +58,9 @@ class FrameAssembly:
         here.setdefault(number, message.bytes)
         if len(message.bytes) > LENGTH_BYTES + PART_BYTES_MAX and message.parity:
             raise RemoteProtocolError(f"a part of {len(message.bytes)} bytes has parity, limit {PART_BYTES_MAX} bytes")
-        if self._size > limits.PAYLOAD_BYTES_MAX:
-            raise RemoteProtocolError(
-                f"frame {message.frame} has {self._size} bytes in parts, limit {limits.PAYLOAD_BYTES_MAX}: "
-                "lower the rate"
+        if self._size > self.size_max:
+            raise LimitError(
+                f"frame {message.frame} has {self._size} bytes in parts, limit {self.size_max}: lower the rate"
             )
         return self._is_whole()
 

@@ -113,7 +113,11 @@ class SessionDirectory:
         else:
             session.disconnected("the edge connected again", now)
             self._entries[id(session)].home = home
-        session.receive(message, "control", now)
+        try:
+            session.receive(message, "control", now)
+        except Exception:  # a bug of ours: whoever asked is told, and nothing stays
+            self.forget(session)
+            raise
         self._index(session)
         return session
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from pipeline.wire.messages import BundlePart, JpegFrame, Result, TaskInfo, TaskResult, Welcome
+from pipeline.wire.messages import BundlePart, Result, TaskInfo, TaskResult, Welcome
 
 # --- Edge ----------------------------------------------------------------------------------------------------
 
@@ -111,7 +111,6 @@ class JpegReceived:
     image: bytes
     received_at: float
     deadline: float | None
-    message: JpegFrame = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

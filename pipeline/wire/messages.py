@@ -21,7 +21,12 @@ Name = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Micros = Annotated[int, Meta(ge=-(2**53), le=2**53)]
 Token = Annotated[bytes, Meta(max_length=64)]
-Payload = Annotated[bytes, Meta(max_length=limits.PAYLOAD_BYTES_MAX)]
+Payload = bytes
+"""A frame's bytes: how many there may be is for the session to say, with Goodbye("limit")."""
+
+
+class LimitError(RemoteProtocolError):
+    """The peer exceeded one of pipeline.limits: Goodbye says "limit" instead of "protocol"."""
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag_field="type"):
@@ -139,7 +144,7 @@ class JpegFrame(_Message, tag=7, frozen=True):
     frame: Count
     age_at_send_us: Micros
     budget_us: Micros
-    image: Annotated[bytes, Meta(max_length=limits.JPEG_BYTES_MAX)]
+    image: Payload
     sent: Count = 0
     """Ordinal among the frames sent since Welcome, from 1: credit counts in these, lost frames show as gaps."""
 
@@ -168,7 +173,7 @@ class Result(_Message, tag=8, frozen=True):
     received_at_us: Micros
     """Server's clock when the frame arrived."""
     sent_at_us: Micros
-    """Server's clock when this message was handed to the transport."""
+    """Server's clock when this message was handed to the transport. No stage rests on it."""
     stages_us: list[Micros]
     """pipeline.stages.SERVER_STAGES, consecutive from received_at_us."""
     sent_frames_max: Count
@@ -195,7 +200,8 @@ class Dropped(_Message, tag=9, frozen=True):
     detail: str = ""
     """One line for people."""
     decoded_layers: Count = 0
-    """Layers that decoded before it was dropped; > 0 acknowledges it as a reference."""
+    """Layers that decoded before it was dropped; > 0: the server holds it as a reference. Our edges refer to answered
+    frames only."""
     sent_frames_max: Count = 0
     """Credit, see there; 0: unchanged."""
     credit_valid_ms: Count = 0
@@ -294,11 +300,12 @@ def encode(message: Message) -> bytes:
 def decode(data: bytes | memoryview) -> Message:
     """Unpack and validate one message.
 
-    Raises RemoteProtocolError if `data` is longer than MESSAGE_BYTES_MAX or is no message of this protocol.
+    Raises LimitError if `data` is longer than MESSAGE_BYTES_MAX, RemoteProtocolError if it is no message of this
+    protocol.
     """
     size = len(data)
     if size > limits.MESSAGE_BYTES_MAX:
-        raise RemoteProtocolError(f"message is {size} bytes, limit {limits.MESSAGE_BYTES_MAX}: send smaller messages")
+        raise LimitError(f"message is {size} bytes, limit {limits.MESSAGE_BYTES_MAX}: send smaller messages")
     try:
         message: Message = _decoder.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

@@ -37,7 +37,15 @@ class ServerOffer:
     hands_out_bundle: bool = False
 
     def consider(self, hello: Hello) -> tuple[str, tuple[TaskInfo, ...]]:
-        """Backbone and tasks that a session with this Hello gets. Raises Refused."""
+        """Backbone and tasks that a new session with this Hello gets. Raises Refused."""
+        self.check(hello)
+        try:
+            return self.resolve_tasks(hello.tasks, hello.backbone)
+        except FrankenError as error:
+            raise Refused("error", str(error)) from None
+
+    def check(self, hello: Hello) -> None:
+        """Whether both ends speak the same, which a session that goes on must too. Raises Refused."""
         if hello.protocol != PROTOCOL_VERSION:
             raise Refused(
                 "protocol",
@@ -46,10 +54,6 @@ class ServerOffer:
             )
         if hello.codec_id and hello.codec_id != self.codec_id and not self.hands_out_bundle:
             raise Refused("codec", f"{self.mismatch(hello)}: use the same bundle on both")
-        try:
-            return self.resolve_tasks(hello.tasks, hello.backbone)
-        except FrankenError as error:
-            raise Refused("error", str(error)) from None
 
     def mismatch(self, hello: Hello) -> str:
         """The two codec ids, for people."""

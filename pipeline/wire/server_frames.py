@@ -7,8 +7,8 @@ import msgspec
 from pipeline import limits
 from pipeline.accounting import FrameAccount
 from pipeline.wire.assembly import FrameAssembly
-from pipeline.wire.messages import FramePart
-from pipeline.wire.session import NEVER, LimitError
+from pipeline.wire.messages import FramePart, LimitError
+from pipeline.wire.session import NEVER
 
 _GRACE_S = limits.LOST_GRACE_MS / 1000.0
 
@@ -78,8 +78,10 @@ class ServerFrames:
         """Whether parts of the frame are still awaited."""
         return frame in self._assemblies
 
-    def add_part(self, message: FramePart, now: float) -> bytes | None:
-        """Take a part of a frame that was entered; the frame's bytes if it is complete. Raises RemoteProtocolError.
+    def add_part(self, message: FramePart, size_max: int, now: float) -> bytes | None:
+        """Take a part of a frame that was entered; the frame's bytes, `size_max` at most, if it is complete.
+
+        Raises RemoteProtocolError, LimitError.
 
         Earlier frames are not waited for much longer: what is missing of them has been overtaken, so most likely lost.
         """
@@ -89,7 +91,7 @@ class ServerFrames:
         record = self._frames[message.frame]
         assembly = self._assemblies.get(message.frame)
         if assembly is None:
-            assembly = FrameAssembly(message.parts, record.received_at, record.deadline, message.parity)
+            assembly = FrameAssembly(message.parts, record.received_at, record.deadline, message.parity, size_max)
             self._assemblies[message.frame] = assembly
         if not assembly.add(message):
             return None

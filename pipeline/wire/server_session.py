@@ -14,11 +14,12 @@ from pipeline.errors import LocalProtocolError, RemoteProtocolError
 from pipeline.wire import events, messages, states
 from pipeline.wire.credits import CreditGrants, CreditPolicy
 from pipeline.wire.cutting import holds_a_layer
+from pipeline.wire.messages import LimitError
 from pipeline.wire.offer import Refused, ServerOffer
 from pipeline.wire.part_loss import PartTally
 from pipeline.wire.replies import Replies, Reply
 from pipeline.wire.server_frames import ServerFrames
-from pipeline.wire.session import NEVER, LimitError, Outgoing, Session, one_line
+from pipeline.wire.session import NEVER, Outgoing, Session, one_line, reason_of
 from pipeline.wire.stage_marks import micros
 
 FrameMessage = messages.Frame | messages.FramePart | messages.JpegFrame
@@ -54,6 +55,7 @@ class ServerSession(Session[events.ServerEvent]):
         self.edge_frames: int | None = None
         """Frames that the edge sent, as its Goodbye said."""
         self._random = random
+        self._asked: tuple[list[str], int] = ([], 1)  # the edge's last wish: tasks and top_k
         self._grants = CreditGrants(self.credit)
         self._frames = ServerFrames(self.account)
         self._tally = PartTally()
@@ -309,14 +311,19 @@ class ServerSession(Session[events.ServerEvent]):
             raise RemoteProtocolError("the resume token is not that of this session: begin a new one")
         resumed = self.state == states.DETACHED
         self._control.clear()
+        asked = (message.tasks, message.top_k)
         try:
-            backbone, tasks = self.offer.consider(message)
+            if resumed:
+                self.offer.check(message)
+            else:
+                self.backbone, self.tasks = self.offer.consider(message)
+                self.top_k, self._asked = message.top_k, asked
         except Refused as refusal:
             self._move("refused")
             self._end(refusal.reason, str(refusal))
             return
         self._move("Hello")
-        self.hello, self.backbone, self.tasks, self.top_k = message, backbone, tasks, message.top_k
+        self.hello = message
         self._hello_until = self._resume_until = NEVER
         self.resume_tokens = (*self.resume_tokens[-1:], self._random(16))
         self.clock.reset()
@@ -328,8 +335,8 @@ class ServerSession(Session[events.ServerEvent]):
                 resumed,
                 self.offer.codec_id,
                 self.offer.bundle_id,
-                backbone,
-                list(tasks),
+                self.backbone,
+                list(self.tasks),
                 self._grants.tell(self._held, now),
                 self.credit.valid_ms,
                 self.offer.payload_bytes_max,
@@ -340,8 +347,10 @@ class ServerSession(Session[events.ServerEvent]):
             )
         )
         self._events.append(
-            events.SessionOpened(self.session_id, message.client, tasks, message.top_k, message.lossless, resumed)
+            events.SessionOpened(self.session_id, message.client, self.tasks, self.top_k, message.lossless, resumed)
         )
+        if asked != self._asked:  # It asked for others while it was away.
+            self._wish(*asked)
 
     def _on_frame(self, message: messages.Frame, now: float) -> None:
         self._tell_tally(message.sent, 0, now)
@@ -352,9 +361,7 @@ class ServerSession(Session[events.ServerEvent]):
         self._tell_tally(message.sent, 0, now)
         if self._enter(message, len(message.image), limits.JPEG_BYTES_MAX, now):
             record = self._frames[message.frame]
-            self._events.append(
-                events.JpegReceived(message.frame, message.image, record.received_at, record.deadline, message)
-            )
+            self._events.append(events.JpegReceived(message.frame, message.image, record.received_at, record.deadline))
 
     def _on_frame_part(self, message: messages.FramePart, now: float) -> None:
         size, size_max = len(message.bytes), self.offer.payload_bytes_max
@@ -366,7 +373,7 @@ class ServerSession(Session[events.ServerEvent]):
             or not self._enter(message, size, size_max, now)
         ):
             return
-        bitstream = self._frames.add_part(message, now)
+        bitstream = self._frames.add_part(message, size_max, now)
         if bitstream is not None:
             self._hand_over(message.frame, bitstream, now)
 
@@ -416,7 +423,11 @@ class ServerSession(Session[events.ServerEvent]):
             self._queue_credit()
 
     def _on_set_tasks(self, message: messages.SetTasks, now: float) -> None:
-        self._events.append(events.TasksWanted(tuple(message.tasks), message.top_k))
+        self._wish(message.tasks, message.top_k)
+
+    def _wish(self, tasks: list[str], top_k: int) -> None:
+        self._asked = (tasks, top_k)
+        self._events.append(events.TasksWanted(tuple(tasks), top_k))
 
     def _on_bundle_request(self, message: messages.BundleRequest, now: float) -> None:
         self._events.append(events.BundleRequested(message.codec_id, message.offset))
@@ -437,7 +448,7 @@ class ServerSession(Session[events.ServerEvent]):
             self._events.append(events.FrameDropped(frame, cause, detail))
 
     def _broken(self, error: RemoteProtocolError, now: float) -> None:
-        self._end("limit" if isinstance(error, LimitError) else "protocol", str(error))
+        self._end(reason_of(error), str(error))
 
     def _end(self, reason: str, detail: str) -> None:
         """Close because of the peer, and say so."""

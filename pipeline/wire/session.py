@@ -24,6 +24,7 @@ from pipeline.accounting import FrameAccount
 from pipeline.errors import LocalProtocolError, RemoteProtocolError
 from pipeline.wire import messages
 from pipeline.wire.clock_offset import ClockOffset, PingSchedule
+from pipeline.wire.messages import LimitError as LimitError
 from pipeline.wire.messages import Message, Ping, Pong
 from pipeline.wire.stage_marks import micros
 from pipeline.wire.states import CLOSED, Table, trigger_of
@@ -68,10 +69,6 @@ NEVER: Final = float("inf")
 _DETAIL_CHARS_MAX: Final = 500
 
 EventT = TypeVar("EventT")
-
-
-class LimitError(RemoteProtocolError):
-    """The peer exceeded one of pipeline.limits: Goodbye says "limit" instead of "protocol"."""
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
@@ -221,6 +218,11 @@ class Session(Generic[EventT]):
 
     def _idle_at(self) -> float:
         return self._last_received_at + limits.IDLE_TIMEOUT_MS / 1000.0
+
+
+def reason_of(error: RemoteProtocolError) -> str:
+    """The reason of the Goodbye that answers it."""
+    return "limit" if isinstance(error, LimitError) else "protocol"
 
 
 def one_line(text: str) -> str:

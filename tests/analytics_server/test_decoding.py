@@ -173,7 +173,40 @@ def test_full_lanes_leave_frames_undecoded(
     decoding.add(make(0, codec.encode(symbols, 1)))
     assert not lane.added.acquire(timeout=0.2)
     assert len(decoding) == 1
-    assert decoding.oldest_age_s(10.5) == pytest.approx(0.5)
     lane.full = False
     decoding.wake()
     assert lane.added.acquire(timeout=PATIENCE_S)
+
+
+def test_a_full_lane_holds_up_its_own_frames_only(
+    null_bundle: Bundle, ends: Ends, clock: VirtualClock, codec: LatentCodec, symbols: np.ndarray
+) -> None:
+    """A backbone that is too slow costs no other one its frames; those that wait are decoded once there is room."""
+    busy, idle = Lane(), Lane()
+    busy.full = True
+    decoding = Decoding(null_bundle, {"null": busy, "null2": idle}, threads=1, clock=clock)
+    bitstream = codec.encode(symbols, 1)
+
+    def add(session: str, frame: int, *backbones: str) -> None:
+        tasks = tuple(TaskInfo("food", backbone, 2) for backbone in backbones)
+        decoding.add(
+            FrameWork(
+                handle=ends, session=SessionState(session, reference_epoch=7), frame=frame, kind="latent",
+                payload=bitstream, received_at=10.0, deadline=None, outcome=ends, tasks=tasks, top_k=1,
+            )
+        )  # fmt: skip
+
+    add("slow", 0, "null")
+    add("both", 1, "null", "null2")
+    for frame in (2, 3):
+        add("fast", frame, "null2")
+    decoding.start()
+    for _ in range(2):
+        assert idle.added.acquire(timeout=PATIENCE_S)
+    assert ([work.frame for work in idle.works], busy.works, len(decoding)) == ([2, 3], [], 2)
+    busy.full = False
+    decoding.wake()
+    for lane in (busy, busy, idle):
+        assert lane.added.acquire(timeout=PATIENCE_S)
+    decoding.stop()
+    assert ([work.frame for work in busy.works], [work.frame for work in idle.works]) == ([0, 1], [2, 3, 1])

@@ -69,7 +69,7 @@ def test_frames_over_the_http_port(server: Server, null_bundle: Bundle) -> None:
     with StreamingEdge(web_socket_url(server), null_bundle, access=ClientAccess(TOKEN)) as edge:
         edge.wait_connected()
         assert isinstance(edge.wait_ended(edge.send()), Answered)
-        assert [row["transport"] for row in server.session_table()] == ["ws"]
+        assert [row["transport"] for row in server.admin.session_table()] == ["ws"]
 
 
 @pytest.mark.parametrize("token", ["", "wrong", TOKEN + "x"])
@@ -99,6 +99,28 @@ def test_pairing_gives_a_token_once(server: Server, null_bundle: Bundle) -> None
         edge.wait_connected()
     status, body, _ = request(server, "/api/v1/pair", method="POST", body={"code": invitation["code"]})
     assert (status, b"was used or is too old" in body) == (403, True)
+
+
+def test_pages_of_named_sites_may_stream(null_bundle: Bundle) -> None:
+    """Over WebRTC as over WebSocket: they are let in and may read the answer; all others, and all else, are refused."""
+    pytest.importorskip("aiortc")
+    front = FrontSettings(origins=("https://cameras.example",))
+    with Server(null_bundle, ["tcp://127.0.0.1:0"], "127.0.0.1:0", engines=[NullEngine("null")], front=front) as server:
+        offer = "/api/v1/webrtc/offer"
+        for origin, allowed, statuses in (
+            ("https://cameras.example", "https://cameras.example", (204, 200, 400, 403)),
+            ("https://evil.example", None, (403, 403, 403, 403)),
+        ):
+            page = {"Origin": origin}
+            answers = [
+                request(server, offer, method="OPTIONS", headers={**page, "Access-Control-Request-Method": "POST"}),
+                request(server, "/api/v1/webrtc", headers=page),
+                request(server, offer, method="POST", body={}, headers=page),
+                request(server, "/api/v1/drain", method="POST", headers=page),
+            ]
+            assert tuple(status for status, _, _ in answers) == statuses
+            told = [headers.get("Access-Control-Allow-Origin") for _, _, headers in answers]
+            assert told == [allowed, allowed, allowed, None]
 
 
 @pytest.mark.parametrize("body", [None, [], "x", {}, {"code": 7}, {"code": ["x"]}])

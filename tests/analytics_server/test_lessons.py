@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from analytics_server import lessons as lessons_module
-from analytics_server.lessons import LessonRefused, Lessons, picture_path
+from analytics_server.lessons import Lessons, RequestRefused, picture_path
 from analytics_server.server import Server
 from pipeline import limits
 from pipeline.bundle import Bundle
@@ -124,7 +124,7 @@ def test_pictures_become_a_task_that_is_answered(desk: Callable[..., Desk], null
             assert one.send(lesson["id"], path)[0] == 200
         assert one.ask("POST", f"/api/v1/lessons/{lesson['id']}/start")[0] == 202
         edge.stream(2)
-        assert one.server.figures()["lesson"]["state"] == "learning"
+        assert one.server.admin.figures()["lesson"]["state"] == "learning"
         one.go.touch()
         done = one.wait_over()
         edge.wait(lambda: bool(edge.of(TasksNow)))
@@ -135,7 +135,7 @@ def test_pictures_become_a_task_that_is_answered(desk: Callable[..., Desk], null
     assert one.left() == []
     own = one.ask("GET", "/api/v1/tasks")[1]["own"]
     assert [(task["name"], task["current"], task["versions"]) for task in own] == [("birds", 1, [1])]
-    assert [event.what for event in one.server.events.after(0) if event.kind == "lesson"] == ["done"]
+    assert [event.what for event in one.server.admin.events.after(0) if event.kind == "lesson"] == ["done"]
 
 
 @pytest.mark.parametrize(("mode", "words"), [("fails", "one class, 'a'"), ("dies", "without a result"), ("", "exit")])
@@ -214,7 +214,7 @@ def test_more_than_announced_is_refused(desk: Callable[..., Desk], monkeypatch: 
     ],
 )  # fmt: skip
 def test_a_picture_cannot_go_elsewhere(path: str) -> None:
-    with pytest.raises(LessonRefused):
+    with pytest.raises(RequestRefused):
         picture_path(path)
 
 
@@ -250,7 +250,7 @@ def test_a_cancelled_process_ends(desk: Callable[..., Desk]) -> None:
     one.ask("POST", f"/api/v1/lessons/{lesson}/start")
     assert one.ask("DELETE", f"/api/v1/lessons/{lesson}")[1]["state"] == "cancelled"
     assert one.wait_over()["state"] == "cancelled"
-    assert "birds" not in [row["name"] for row in one.server.task_table()]
+    assert "birds" not in [row["name"] for row in one.server.admin.task_table()]
 
 
 def test_the_administrators_token_guards_all_of_it(desk: Callable[..., Desk]) -> None:

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from pipeline.bundle import Bundle, EdgeBundle, EdgeCache
 from pipeline.errors import ConfigError, TransportError
 from pipeline.runtime.engine import NullEngine
 from pipeline.wire.events import Answered, BundlePartReceived, Closed, Connected, FrameDropped, TasksNow
-from tests.streaming import StreamingEdge, jpeg
+from tests.streaming import PATIENCE_S, StreamingEdge, jpeg
 
 TASKS = ["imagenet1k", "cifar100", "flowers102", "food101"]
 
@@ -174,11 +175,11 @@ def test_counts_on_both_sides(server: Server, null_bundle: Bundle) -> None:
         edge.stream(20)
         edge.send(b"broken")
         edge.wait(lambda: bool(edge.of(FrameDropped)))
-        (row,) = server.session_table()
+        (row,) = server.admin.session_table()
         assert (row["received"], row["answered"], row["dropped"]) == (21, 20, {"undecodable": 1})
         assert edge.session.account.balanced
         assert edge.session.account.answered == 20
-        assert server.load()["streams"]["active"] == 1
+        assert server.admin.load()["streams"]["active"] == 1
 
 
 def test_http_interface(server: Server, null_bundle: Bundle) -> None:
@@ -198,6 +199,17 @@ def test_http_interface(server: Server, null_bundle: Bundle) -> None:
         assert 'frankenstream_stage_seconds_count{stage="synthesis"} 3.0' in metrics
         assert "frankenstream_sessions_active 1.0" in metrics
         assert get(server, "/nothing")[0] == 404
+
+
+def test_a_transport_that_failed_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Health looks at every thread that a frame passes, not at the engines alone."""
+    transport: Any = server._transports[0]
+    url = transport.url
+    monkeypatch.setattr(transport, "_step", lambda poll: 1 / 0)
+    transport._waker.wake()
+    transport._thread.join(PATIENCE_S)
+    status, body = get(server, "/healthz")
+    assert (status, json.loads(body)) == (503, {"healthy": False, "state": "ready", "dead": [f"transport {url}"]})
 
 
 def test_drain_over_http(server: Server) -> None:
@@ -268,7 +280,7 @@ def test_head_that_does_not_fit(server: Server, parts: dict[str, bytes], status:
     """A bad head is refused with what is wrong; what is served stays."""
     got, body = post_head(server, **parts)
     assert (got, line in json.loads(body)["error"]) == (status, True), body
-    assert len(server.task_table()) == 8
+    assert len(server.admin.task_table()) == 8
 
 
 def test_pages_of_other_sites_cannot_stop_the_server(server: Server) -> None:

@@ -23,11 +23,11 @@ from pipeline import limits
 from pipeline.bundle import Bundle
 from pipeline.errors import BundleError, ConfigError, FrankenError, TransportError
 from pipeline.runtime.engine import Features, NullEngine
-from pipeline.wire.events import Answered, TasksNow
+from pipeline.wire.events import Answered, Connected, TasksNow
 from tasks import Task, load_catalogue
 from tasks.head_file import HeadFile, HeadFiles, pack_head, synthesis_sha256
 from tasks.store import HeadStore
-from tests.streaming import StreamingEdge
+from tests.streaming import PATIENCE_S, StreamingEdge
 
 WIDTH = 8
 
@@ -108,6 +108,57 @@ def test_an_edge_that_named_its_tasks_keeps_them(server: Server, null_bundle: Bu
         assert "no task birds on null" in answer_of(edge, "birds")
         client.roll_back("birds")
         assert answer_of(edge, "birds") == "wren"
+
+
+class Slowly(list[NullEngine]):
+    """Engines of which the last one takes until `gate` opens."""
+
+    def __init__(self, *engines: NullEngine) -> None:
+        super().__init__(engines)
+        self.waits, self.gate = threading.Event(), threading.Event()
+
+    def __iter__(self) -> Iterator[NullEngine]:
+        yield from self[:-1]
+        self.waits.set()
+        assert self.gate.wait(PATIENCE_S)
+        yield self[-1]
+
+
+def test_changes_wait_until_all_is_loaded(null_bundle: Bundle, heads_dir: Path) -> None:
+    """While engines are built every change is 503 with a line, and changes nothing; afterwards it works."""
+    engines = Slowly(NullEngine("null"), NullEngine("null2"))
+    (heads_dir / "birds" / "examples").mkdir(parents=True)
+    server = Server(null_bundle, ["tcp://127.0.0.1:0"], "127.0.0.1:0", engines=engines, heads_dir=heads_dir)
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    try:
+        assert engines.waits.wait(PATIENCE_S)
+        client = TaskClient(server.http_url)
+        for change in (
+            lambda: client.put("birds", [head()]),
+            lambda: server.admin.add_head(*head()),
+            lambda: client.roll_back("birds"),
+            lambda: client.remove("food101"),
+            lambda: client.capture(frames=1, wait_s=1.0),
+            lambda: client.choose("porch", ["food101"], 1),
+        ):
+            with pytest.raises(FrankenError, match="still loading: try again in a moment"):
+                change()
+        for method, path, body in (
+            ("GET", "examples", None),
+            ("POST", "tasks/birds/teach", b""),
+            ("POST", "lessons", json.dumps({"task": "birds", "pictures": 2, "bytes": 200}).encode()),
+        ):
+            request = urllib.request.Request(f"{server.http_url}/api/v1/{path}", body, method=method)
+            with pytest.raises(urllib.error.HTTPError, match="503"):
+                urllib.request.urlopen(request, timeout=10)
+        engines.gate.set()
+        starting.join(PATIENCE_S)
+        assert client.put("birds", [head()])["version"] == 1
+    finally:
+        engines.gate.set()
+        starting.join(PATIENCE_S)
+        server.stop(0.0)
 
 
 def test_heads_survive_a_restart(null_bundle: Bundle, heads_dir: Path) -> None:
@@ -192,7 +243,7 @@ def test_an_upload_that_is_cut_off_leaves_no_trace(server: Server) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=10)
     assert (refused.value.code, "cut off" in json.loads(refused.value.read())["error"]) == (400, True)
-    assert "birds" not in {row["name"] for row in server.task_table()}
+    assert "birds" not in {row["name"] for row in server.admin.task_table()}
     assert HeadStore(server.tasks._store.folder).names() == []  # type: ignore[union-attr]
 
 
@@ -334,6 +385,28 @@ def test_an_edge_gets_other_tasks(server: Server, null_bundle: Bundle) -> None:
             client.choose("porch", ["cars"], 1)
 
 
+def test_a_reconnect_keeps_what_was_chosen(server: Server, null_bundle: Bundle) -> None:
+    """Tasks that were chosen here stay; one that went meanwhile is an error in the results, not the end."""
+    client = TaskClient(server.http_url)
+    client.put("birds", [head()])
+    with StreamingEdge(server.urls[0], null_bundle, client="porch", tasks=("birds",)) as edge:
+        edge.wait_connected()
+        client.choose("porch", ["birds", "food101"], 2)
+        edge.wait(lambda: bool(edge.of(TasksNow)))
+        client.remove("birds")
+        edge.wait(lambda: "no longer served: birds" in edge.of(TasksNow)[-1].error)
+        told = len(edge.of(TasksNow))
+        (handle,) = server.handles()
+        handle.call(lambda session, now: session.goodbye("draining", "", now, resumable=True))
+        edge.wait(lambda: len(edge.of(Connected)) == 2 and len(edge.of(TasksNow)) == told + 1)
+        welcome = edge.of(Connected)[1].welcome
+        assert (welcome.resumed, [task.name for task in welcome.tasks]) == (True, ["birds", "food101"])
+        assert "no longer served: birds" in edge.of(TasksNow)[-1].error
+        result = edge.wait_ended(edge.send())
+        assert isinstance(result, Answered)
+        assert [(task.task, len(task.labels)) for task in result.tasks] == [("birds", 0), ("food101", 2)]
+
+
 # --- Packages ------------------------------------------------------------------------------------------------------
 
 
@@ -373,7 +446,7 @@ def test_heads_of_packages_serve_and_fail_alone(null_bundle: Bundle, monkeypatch
         assert found["good"] == "yes"
         assert "failed: RuntimeError: out of cheese: taken out" in found["raises"]
         assert "gave values that are not finite" in found["nan"]
-        assert server.refused_heads()["broken@null"] == "RuntimeError: out of cheese"
+        assert server.admin.refused_heads()["broken@null"] == "RuntimeError: out of cheese"
         assert len(found["imagenet1k"]) > 0
         client = TaskClient(server.http_url)
         with pytest.raises(BundleError, match="task good comes with the bundle or a package"):

@@ -160,7 +160,7 @@ def test_frames_in_any_order(server: Server, bundle: Bundle, bystander: Streamin
         answered: set[int] = set()
         while answered != {0, 1, 2, 3}:
             answered.add(raw.until(messages.Result).frame)  # type: ignore[union-attr]
-        (row,) = [row for row in server.session_table() if row["lossless"]]
+        (row,) = [row for row in server.admin.session_table() if row["lossless"]]
         assert (row["received"], row["answered"], row["duplicates"]) == (4, 4, 2)
     goes_on(bystander)
 
@@ -238,8 +238,8 @@ def test_engine_that_raises(bundle: Bundle) -> None:
         assert dropped == FrameDropped(2, "engine_failed", "out of memory on cuda:0")
         engine.broken = False
         assert isinstance(edge.wait_ended(edge.send()), Answered)
-        assert b'frankenstream_engine_failures_total{backbone="null"} 1.0' in server.metrics_text()
-        assert server.health()["healthy"]
+        assert b'frankenstream_engine_failures_total{backbone="null"} 1.0' in server.admin.metrics_text()
+        assert server.admin.health()["healthy"]
         assert edge.session.account.balanced
 
 
@@ -285,7 +285,7 @@ def test_head_that_fails_is_taken_out(bundle: Bundle) -> None:
                 ]  # fmt: skip
                 assert result.tasks[1].error.startswith("head nan has weights that are not finite")
                 assert "RuntimeError: no such table" in result.tasks[2].error
-        errors = {row["name"]: row["error"] for row in server.task_table()}
+        errors = {row["name"]: row["error"] for row in server.admin.task_table()}
         assert not errors["good"]
         assert errors["nan"]
         assert errors["broken"]
@@ -337,7 +337,7 @@ def test_client_that_vanishes_with_frames_under_way(bundle: Bundle) -> None:
             number = edge.send()
             engine.go.set()
             assert isinstance(edge.wait_ended(number), Answered)
-        assert all(row["in_flight"] == 0 for row in server.session_table())
+        assert all(row["in_flight"] == 0 for row in server.admin.session_table())
 
 
 # --- Keys ----------------------------------------------------------------------------------------------------

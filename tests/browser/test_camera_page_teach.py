@@ -107,7 +107,7 @@ def test_a_thing_is_taught_recognised_told_from_another_and_forgotten(
             assert road.evaluate("button => button.isConnected"), "the next button to press stays the same one"
     page.wait_for_function("() => !document.querySelector('#labels li[data-task=things]')")
     page.wait_for_function("() => !document.querySelector('#tasks input[value=things]')")
-    assert "things" not in {row["name"] for row in server.task_table()}
+    assert "things" not in {row["name"] for row in server.admin.task_table()}
     assert not list((tmp_path / "heads/things/examples").iterdir())
 
 

@@ -41,7 +41,11 @@ def open_blockable(open_page: Open) -> Open:
 
 
 def sessions(server: Server) -> list[str]:
-    return [row["session"] for row in server.session_table() if "web page," in row["client"] and row["state"] == "open"]
+    return [
+        row["session"]
+        for row in server.admin.session_table()
+        if "web page," in row["client"] and row["state"] == "open"
+    ]
 
 
 def test_labels_come_over_data_channels(server: Server, open_page: Open) -> None:

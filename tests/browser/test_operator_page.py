@@ -135,21 +135,21 @@ def test_a_folder_becomes_a_task(desk: Server, pictures: Path, open_page: Open) 
     assert "cut off.jpg" in page.inner_text("[aria-label='Broken pictures']")
     assert "removed from the server" in result
     assert list((desk.lessons._folder).rglob("*.jpg")) == []
-    assert "farben" in [row["name"] for row in desk.task_table()]
+    assert "farben" in [row["name"] for row in desk.admin.task_table()]
 
     own = "#operator [data-task=farben]"
     wait_for_text(page, own, "version 1")
     page.click(f"{own} button:has-text('Remove')")
     page.click("dialog button:has-text('Leave it')")
-    assert "farben" in [row["name"] for row in desk.task_table()]
+    assert "farben" in [row["name"] for row in desk.admin.task_table()]
     page.click(f"{own} button:has-text('Remove')")
     page.click("dialog button.main")
     wait_for_text(page, own, "removed")
-    assert "farben" not in [row["name"] for row in desk.task_table()]
+    assert "farben" not in [row["name"] for row in desk.admin.task_table()]
     page.click(f"{own} button:has-text('Take back')")
     page.click("dialog button.main")
     wait_for_text(page, own, "version 1")
-    assert "farben" in [row["name"] for row in desk.task_table()]
+    assert "farben" in [row["name"] for row in desk.admin.task_table()]
 
 
 def test_what_goes_wrong_with_a_lesson_is_said_in_words(
@@ -182,7 +182,7 @@ def test_a_lesson_is_cancelled(desk: Server, pictures: Path, open_page: Open) ->
     page.click(".add-task .lesson button")
     wait_for_text(page, ".add-task .error", "nie was not learnt: it was cancelled")
     assert list((desk.lessons._folder).rglob("*.jpg")) == []
-    assert "nie" not in [row["name"] for row in desk.task_table()]
+    assert "nie" not in [row["name"] for row in desk.admin.task_table()]
 
 
 def test_a_recording_is_opened_and_scrubbed_through(desk: Server, open_page: Open) -> None:

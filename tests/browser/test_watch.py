@@ -95,7 +95,7 @@ def test_first_labels_do_not_wait_for_the_encoder(make_server: Callable[..., Ser
         page, let_go = open_waiting(server.http_url, expected=GONE)
         wait_for_text(page, "#labels", CLIP_SHOWS)
         wait_for_text(page, "#status", "pictures of the sample clip while the encoder loads")
-        assert sum("web page," in row["client"] for row in server.session_table()) == 1
+        assert sum("web page," in row["client"] for row in server.admin.session_table()) == 1
         assert not re.search(r"\d ms", page.inner_text("#encoder-text"))
         page.click("#teach-hold")
         wait_for_text(page, "#teach-say", "still loading")

@@ -207,5 +207,5 @@ def test_labels_stay_bounded_however_many_sessions_come(server: tuple[Server, Bu
 
 
 def series(server: Server) -> set[str]:
-    lines = server.metrics_text().decode().splitlines()
+    lines = server.admin.metrics_text().decode().splitlines()
     return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}

@@ -45,8 +45,8 @@ def test_a_table_with_numbers(tmp_path: Path) -> None:
 
 def test_decomposed_and_composed_names_are_one_class(tmp_path: Path) -> None:
     """As copied from a system that writes them apart."""
-    place = folder(tmp_path, ["Vo\u0308gel/1.jpg", "Vögel/2.jpg", "Fische/3.jpg"])
-    assert find_pictures(place).classes == ("Fische", "Vögel")
+    place = folder(tmp_path, ["Vo\u0308gel/1.jpg", "Vögel/2.jpg", "Fische/3.jpg", "two  fish/4.jpg", "two fish/5.jpg"])
+    assert find_pictures(place).classes == ("Fische", "Vögel", "two fish")
 
 
 def test_at_most_so_many_of_each_class(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pipeline.bundle import Bundle
 from pipeline.bundle.writing import to_toml
 from pipeline.errors import BundleError, ConfigError, InputError
 from tasks import store as store_module
-from tasks.example_store import Examples, ExampleStore
+from tasks.example_store import Examples, ExampleStore, label_text
 from tasks.head_file import HeadFile, HeadFiles, check_made_for, pack_head, read_head, read_head_entry, synthesis_sha256
 from tasks.store import HeadStore, task_name
 from tests.bundles import backbone, random_bundle
@@ -196,6 +196,18 @@ def msgspec_replace_origin(codec_id: str) -> Any:
     from dataclasses import replace
 
     return replace(ORIGIN, codec_id=codec_id)
+
+
+@pytest.mark.parametrize("text", ["blue mug", " blue  mug\n", "blue\tmug"])
+def test_one_label_is_one_class(text: str) -> None:
+    """However the spaces were typed, on the command line or on the page."""
+    assert label_text(text) == "blue mug"
+
+
+@pytest.mark.parametrize("text", ["", "   ", "a\x00b", "x" * 129])
+def test_no_label(text: str) -> None:
+    with pytest.raises(ConfigError, match="label is"):
+        label_text(text)
 
 
 def test_damaged_examples_are_named(tmp_path: Path) -> None:

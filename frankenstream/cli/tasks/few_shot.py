@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +15,7 @@ from pipeline.bundle import Bundle
 from pipeline.errors import ConfigError, InputError
 from tasks.adding import origin_of
 from tasks.captured import read_capture
-from tasks.example_store import Examples, Origin, examples_of
+from tasks.example_store import Examples, Origin, examples_of, label_text
 from tasks.learning import today
 from tasks.store import HeadStore
 from tasks.teaching import teach as train
@@ -66,7 +65,7 @@ def capture(
     console = Console(highlight=False)
     if not from_stream:
         raise ConfigError("examples are captured from a stream: leave --no-from-stream out, or see `tasks add`")
-    task, label = free_name(name), _label(label)
+    task, label = free_name(name), label_text(label)
     if not 1 <= frames <= limits.CAPTURE_FRAMES_MAX:
         raise ConfigError(f"frames is {frames}, expected 1 to {limits.CAPTURE_FRAMES_MAX}")
     client = (address or ServerAddress()).client(DEFAULT_ADMIN)
@@ -150,13 +149,6 @@ def teach(
         version = store.save(task, files)
         console.print(f"{task} version {version} is in {store.place(task)}", markup=False, soft_wrap=True)
         hand_over(console, task, store.load(task, version), address)
-
-
-def _label(text: str) -> str:
-    label = unicodedata.normalize("NFC", text).strip()
-    if not label or len(label) > limits.NAME_CHARS_MAX or not label.isprintable():
-        raise ConfigError(f"label is {text!r}: expected 1 to {limits.NAME_CHARS_MAX} printable characters")
-    return label
 
 
 def _read_capture(data: bytes, label: str) -> tuple[Examples, Origin]:

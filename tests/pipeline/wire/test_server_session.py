@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from pipeline import limits
@@ -10,6 +12,7 @@ from pipeline.errors import ConfigError, LocalProtocolError
 from pipeline.wire.events import (
     BundleRequested,
     Closed,
+    Connected,
     Disconnected,
     FrameDropped,
     FrameReceived,
@@ -24,12 +27,15 @@ from pipeline.wire.messages import (
     FramePart,
     Goodbye,
     Hello,
+    JpegFrame,
     Message,
     Ping,
     Pong,
     Result,
     SetTasks,
+    TaskInfo,
     Welcome,
+    encode,
 )
 from pipeline.wire.states import CLOSED, DETACHED, OPEN, WAITING
 from tests.pipeline.wire.pairs import CODEC_ID, TASKS, Pair, make_offer
@@ -255,6 +261,35 @@ def test_token_changes_with_every_welcome() -> None:
     assert first not in pair.server.resume_tokens
 
 
+def test_resuming_keeps_the_tasks() -> None:
+    """What was set here meanwhile stays, and a task that is gone ends nothing; a new wish goes to the owner."""
+    served = {"food101", "birds"}
+
+    def resolve(tasks: Sequence[str], backbone: str) -> tuple[str, tuple[TaskInfo, ...]]:
+        if not served.issuperset(tasks):
+            raise ConfigError("not served")
+        return "lite0", tuple(TaskInfo(name, "lite0", 2) for name in tasks)
+
+    pair = opened(offer=make_offer(resolve_tasks=resolve), edge={"tasks": ("food101", "birds")})
+    chosen = (TaskInfo("birds", "lite0", 2),)
+    pair.server.set_tasks(chosen, "", pair.now, top_k=3)
+    served.remove("birds")
+    cut(pair)
+    pair.connect()
+    assert (pair.edge.state, pair.server.tasks, pair.server.top_k) == (OPEN, chosen, 3)
+    assert [event.welcome.tasks for event in pair.of(Connected)][1:] == [[*chosen]]
+    assert pair.of(TasksWanted) == []
+    cut(pair)
+    pair.edge.set_tasks(["food101"], 1, pair.now)
+    pair.connect()
+    assert pair.of(TasksWanted) == [TasksWanted(("food101",), 1)]
+
+
+def cut(pair: Pair) -> None:
+    pair.server.disconnected("cut", pair.now)
+    pair.edge.disconnected("cut", pair.now)
+
+
 def test_doubled_hello_is_ignored_and_another_is_not() -> None:
     """The same Hello again changes nothing; a different one breaks the contract."""
     pair = opened()
@@ -296,6 +331,22 @@ def test_broken_contract_closes(message: Message, channel: str, reason: str, det
     assert goodbye.detail.startswith(detail)
     assert not pair.of(Closed)[0].clean
     assert pair.server.account.balanced
+
+
+def test_parts_and_messages_have_the_limits_of_whole_frames() -> None:
+    """Goodbye("limit") for what is too large together, for more than any frame may have, and for a message."""
+    for size_max, sent, detail in (
+        (100, [FramePart(0, part, 2, 0, 500_000, b"x" * 60, 1) for part in (0, 1)], "frame 0 has 120 bytes in parts"),
+        (None, [Frame(0, 0, 500_000, bytes(limits.PAYLOAD_BYTES_MAX + 1), 1)], "frame 0 is 262145 bytes"),
+        (None, [JpegFrame(0, 0, 500_000, bytes(limits.JPEG_BYTES_MAX + 1), 1)], "frame 0 is 2097153 bytes"),
+        (None, [Frame(0, 0, 500_000, bytes(limits.MESSAGE_BYTES_MAX), 1)], "message is"),
+    ):
+        pair = opened(offer=make_offer(**({"payload_bytes_max": size_max} if size_max else {})))
+        for message in sent:
+            pair.server.receive_data(encode(message), pair.now)
+        goodbye = reply(pair, Goodbye)
+        assert isinstance(goodbye, Goodbye)
+        assert (goodbye.reason, goodbye.detail.startswith(detail)) == ("limit", True), goodbye
 
 
 def test_flood_of_one_ordinal_is_limited() -> None:
