@@ -251,7 +251,7 @@ def test_an_end_for_good_is_said_in_words_and_started_again(
         wait_for_encoder(page)
         wait_for_text(page, "#status", "^Live from")
         assert not page.is_visible("#again")
-        for handle in server._handles():
+        for handle in server.handles():
             handle.call(lambda session, now: session.goodbye(reason, "the engine is gone", now))
         wait_for_text(page, "#status", "^Not connected")
         wait_for_text(page, "#error", words)
