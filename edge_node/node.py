@@ -212,9 +212,10 @@ class EdgeNode:
             return self._stopped_at is not None and now - self._stopped_at > BLOCKED_S
         if self.monitor.outstanding == 0:
             return True
-        if self._drain_until is None:
-            self._drain_until = now + DRAIN_S + self.settings.budget_ms / 1e3
-        return now >= self._drain_until
+        until = self._drain_until  # read once: a frame that ends (`_end`) may start the drain anew meanwhile
+        if until is None:
+            until = self._drain_until = now + DRAIN_S + self.settings.budget_ms / 1e3
+        return now >= until
 
     def _watch_source(self) -> None:
         if not self._source.live or not self._threads[0].is_alive():

@@ -205,7 +205,7 @@ class EdgeSession(Session[events.EdgeEvent]):
 
     def stop(self, now: float, *, drain_s: float = 0.0) -> None:
         """End the session. Frames that are not sent end as `stopped`; those under way may be answered for `drain_s`."""
-        if self.state == states.CLOSED:
+        if self.state in (states.CLOSING, states.CLOSED):
             return
         said_hello = self.state == states.OPENING
         self._move("stop")
