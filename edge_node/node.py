@@ -122,6 +122,8 @@ class EdgeNode:
         self._clock = clock
         self._handover = Handover(lossless=self.settings.lossless)
         self._connected = threading.Event()
+        self._why_not = ""
+        """Why there is no connection, as the transport said last."""
         self._stop = threading.Event()
         self._ended = threading.Condition()  # a frame has ended, or the node is to stop
         self._outcomes = Outcomes(repeat_ms=0 if self.settings.lossless else self.settings.repeat_ms)
@@ -158,10 +160,7 @@ class EdgeNode:
         deadline = self._clock() + connect_timeout_s
         while not self._connected.wait(0.05) and self.failure is None and not self._stop.is_set():
             if self._clock() > deadline:
-                raise TransportError(
-                    f"no server answered within {connect_timeout_s:g} s: is `frankenstream serve` running there, "
-                    "and is the address right?"
-                )
+                raise no_welcome(connect_timeout_s, self._why_not)
         if self.failure is not None:
             raise self.failure
         self._began = self._last_capture = self._clock()
@@ -378,6 +377,7 @@ class EdgeNode:
                     )
                 self._connected.set()
             case Disconnected(reason):
+                self._why_not = reason
                 if self._connected.is_set():
                     self._say(f"connection lost ({reason}): trying again")
                 self._connected.clear()
@@ -413,3 +413,12 @@ class EdgeNode:
             self.stop()
         with self._ended:
             self._ended.notify_all()
+
+
+def no_welcome(seconds: float, reason: str) -> TransportError:
+    """No server let an edge in for so long. `reason`: what the last attempt failed for, as far as it is known."""
+    known = f" ({reason})" if reason else ""
+    return TransportError(
+        f"no server answered within {seconds:g} s{known}: is `frankenstream serve` running there, "
+        "and is the address right?"
+    )

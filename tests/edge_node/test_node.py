@@ -15,7 +15,7 @@ from edge_node.records import FrameRecord
 from pipeline.errors import EngineError, InputError, ProtocolError, TransportError
 from pipeline.frame import Frame, Picture
 from pipeline.wire.edge_session import EdgeSession
-from pipeline.wire.events import FrameReceived, JpegReceived
+from pipeline.wire.events import Disconnected, FrameReceived, JpegReceived
 from pipeline.wire.messages import Welcome
 from pipeline.wire.server_session import ServerSession
 from pipeline.wire.stage_marks import StageMarks
@@ -295,6 +295,26 @@ def test_no_server_is_a_transport_error() -> None:
 
     run.node._connect = lambda session, on_event: Silent()
     with pytest.raises(TransportError, match=r"no server answered within 0.1 s: is `frankenstream serve` running"):
+        run.node.start(connect_timeout_s=0.1)
+    run.node.close()
+
+
+def test_what_the_last_attempt_failed_for_is_told() -> None:
+    """ "No server answered" alone sends people to the wrong place: something may answer there, and say why not."""
+    run = Run(Script(5))
+
+    class Refused:
+        def call(self, function: object) -> None: ...
+
+        def close(self, timeout: float) -> None: ...
+
+    def connect(session: EdgeSession, on_event: Callable[..., None]) -> Refused:
+        on_event(Disconnected("nobody listens"))
+        on_event(Disconnected("ws://127.0.0.1:80 answers HTTP 404"))
+        return Refused()
+
+    run.node._connect = connect
+    with pytest.raises(TransportError, match=r"within 0.1 s \(ws://127.0.0.1:80 answers HTTP 404\): is `frankenstream"):
         run.node.start(connect_timeout_s=0.1)
     run.node.close()
 
