@@ -179,6 +179,11 @@ class EdgeNode:
         """Ask for other tasks from now on (none: all of the backbone's). Thread-safe; `notify` hears the answer."""
         self._call(lambda session, now: session.set_tasks(tuple(tasks), top_k, now))
 
+    def say(self, line: str) -> None:
+        """Tell people, now and in the summary. From any thread."""
+        self.monitor.notice(line)
+        self._notify(line)
+
     def stop(self) -> None:
         """End soon: no more frames are captured. From any thread, and from signal handlers."""
         if self._stopped_at is None:
@@ -222,7 +227,7 @@ class EdgeNode:
         quiet = self._clock() - self._last_capture
         if quiet > STALL_S and not self._stalled:
             self._stalled = True
-            self._say(f"{self._source.name} has given no frame for {quiet:.0f} s")
+            self.say(f"{self._source.name} has given no frame for {quiet:.0f} s")
 
     def _watch_time(self) -> None:
         """End a run whose source gives nothing any more: the capture thread only looks at the time with a frame."""
@@ -230,10 +235,6 @@ class EdgeNode:
         since = self._clock() - (started if started is not None else self._began)
         if duration is not None and since > duration + BLOCKED_S:
             self.stop()
-
-    def _say(self, line: str) -> None:
-        self.monitor.notice(line)
-        self._notify(line)
 
     # --- Capture thread --------------------------------------------------------------------------------------
 
@@ -364,7 +365,7 @@ class EdgeNode:
                 self._end(self._outcomes.record(event))
             case TasksNow(tasks, error):
                 self._outcomes.tasks_changed()
-                self._say(error or f"tasks now: {', '.join(task.name for task in tasks) or 'none'}")
+                self.say(error or f"tasks now: {', '.join(task.name for task in tasks) or 'none'}")
             case Connected(welcome):
                 self.monitor.connections += 1
                 facts = self.monitor.facts
@@ -372,14 +373,12 @@ class EdgeNode:
                 if not self.settings.lossless:  # a frame that is sent again in a new session must stand alone
                     self.payload.opened(welcome)
                 if self.monitor.connections > 1:
-                    self._say(
-                        "connected again, " + ("the session goes on" if welcome.resumed else "with a new session")
-                    )
+                    self.say("connected again, " + ("the session goes on" if welcome.resumed else "with a new session"))
                 self._connected.set()
             case Disconnected(reason):
                 self._why_not = reason
                 if self._connected.is_set():
-                    self._say(f"connection lost ({reason}): trying again")
+                    self.say(f"connection lost ({reason}): trying again")
                 self._connected.clear()
             case BundleOffered():
                 self._fail(
@@ -396,15 +395,15 @@ class EdgeNode:
 
     def _end(self, record: FrameRecord) -> None:
         if record.state == "encode_failed" and not self.monitor.dropped.get("encode_failed"):
-            self._say(f"frame {record.frame} could not be encoded: {record.detail}")  # the first one only
+            self.say(f"frame {record.frame} could not be encoded: {record.detail}")  # the first one only
         self.payload.ended(record)
         self.monitor.record(record)
         self.view.ended(record)
-        self._on_record(record)
         if self.settings.lossless:  # progress: the drain starts anew
             self._drain_until = None
         with self._ended:
             self._ended.notify_all()
+        self._on_record(record)  # last: whatever the owner does with it, nobody waits for ever
 
     def _fail(self, error: FrankenError) -> None:
         if self.failure is None:

@@ -79,7 +79,8 @@ def run_edge(run: EdgeRun, *, console: Console) -> Summary:
     with contextlib.ExitStack() as stack:
         sinks: list[Sink] = []
         if run.output.log is not None:
-            sinks.append(stack.enter_context(FrameLog(run.output.log)).write)
+            log = FrameLog(run.output.log, notify=lambda line: _say(console, line))
+            sinks.append(stack.enter_context(log).write)
         if run.output.trace:
             tracer = FrameTracer(run.output.trace, every=run.output.trace_every, attributes={"source": run.source})
             sinks.append(stack.enter_context(tracer).write)

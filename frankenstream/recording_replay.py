@@ -139,7 +139,8 @@ class _Replay:
         sinks: list[Callable[[FrameRecord], None]] = [self._ended]
         with contextlib.ExitStack() as stack:
             if output.log is not None:
-                sinks.append(stack.enter_context(FrameLog(output.log)).write)
+                log = FrameLog(output.log, notify=lambda line: _say(self._console, line))
+                sinks.append(stack.enter_context(log).write)
             node = self._node(server, sinks, stack)
             stack.enter_context(stopped_by_signals(node))
             if self._gate is not None:

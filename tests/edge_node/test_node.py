@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ import pytest
 from edge_node.monitor import Monitor, Summary
 from edge_node.node import LOSSLESS_FRAMES, EdgeNode, NodeSettings
 from edge_node.payload import Encoded, Kind
+from edge_node.presenter import presenters
 from edge_node.records import FrameRecord
 from pipeline.errors import EngineError, InputError, ProtocolError, TransportError
 from pipeline.frame import Frame, Picture
+from pipeline.preprocess import PreprocessSpec
 from pipeline.wire.edge_session import EdgeSession
 from pipeline.wire.events import Disconnected, FrameReceived, JpegReceived
 from pipeline.wire.messages import Welcome
@@ -362,6 +365,21 @@ def test_odd_pictures_are_made_rgb_before_anything_else_sees_them() -> None:
     assert (frame.pixels.shape, frame.pixels.flags.c_contiguous) == ((3, 5, 3), True)
     assert answer is not None
     assert answer.frame == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_costs_the_video_and_nothing_else(tmp_path: Path) -> None:
+    """One line; every frame is answered all the same."""
+    pytest.importorskip("PIL")
+    path = tmp_path / "out.mp4"
+    path.symlink_to("/dev/full")
+    run = Run(Script(20), lossless=True, keep_view=True)
+    with presenters(run.node, PreprocessSpec(), save=path, show=False, fps=30.0):
+        summary = run.go()
+    assert summary.answered == 20
+    assert run.lines == [
+        f"the video {str(path)!r} ends before its time (No space left on device): later frames are not in it"
+    ]
 
 
 def test_replay_is_paced() -> None:
