@@ -25,6 +25,12 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def given(settings: object, *fields: str) -> list[str]:
+    """The flags of those fields that are not what they are by default."""
+    default = type(settings)()
+    return [f"--{field.replace('_', '-')}" for field in fields if getattr(settings, field) != getattr(default, field)]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class EncoderSettings:

@@ -30,6 +30,7 @@ from edge_node import (
     open_source,
 )
 from edge_node.live_table import LiveTable
+from edge_node.pictures import Notify
 from edge_node.presenter import presenters
 from edge_node.records import LinkState, link_state
 from edge_node.tracing import FrameTracer
@@ -76,14 +77,9 @@ def run_edge(run: EdgeRun, *, console: Console) -> Summary:
 
     Raises FrankenError if it could not start, and, after the summary, if it ended before its time.
     """
+    check_fps(run.stream, lossless=run.lossless, jpeg=run.jpeg_quality)
     with contextlib.ExitStack() as stack:
-        sinks: list[Sink] = []
-        if run.output.log is not None:
-            log = FrameLog(run.output.log, notify=lambda line: _say(console, line))
-            sinks.append(stack.enter_context(log).write)
-        if run.output.trace:
-            tracer = FrameTracer(run.output.trace, every=run.output.trace_every, attributes={"source": run.source})
-            sinks.append(stack.enter_context(tracer).write)
+        sinks = open_sinks(run.output, stack, source=run.source, notify=lambda line: _say(console, line))
         bundle = open_edge_bundle(run.encoder.bundle)
         source = open_source(run.source, notify=lambda line: _say(console, line))
         node = _build(run, bundle, source, sinks, console, stack)
@@ -97,6 +93,26 @@ def run_edge(run: EdgeRun, *, console: Console) -> Summary:
     if node.failure is not None:
         raise node.failure
     return summary
+
+
+def check_fps(stream: StreamSettings, *, lossless: bool, jpeg: int | None) -> None:
+    """What can be said beforehand, so that no server is started in vain. Raises ConfigError."""
+    if stream.fps is not None and (lossless or jpeg is not None):
+        raise ConfigError(
+            f"--fps is the most that rate control sends, which with {'--lossless' if lossless else '--jpeg'} there is "
+            "none of: leave one of them out"
+        )
+
+
+def open_sinks(output: OutputSettings, stack: contextlib.ExitStack, *, source: str, notify: Notify) -> list[Sink]:
+    """The log and the traces that `output` wants; `stack` closes them. Raises ConfigError."""
+    sinks: list[Sink] = []
+    if output.log is not None:
+        sinks.append(stack.enter_context(FrameLog(output.log, notify=notify)).write)
+    if output.trace:
+        tracer = FrameTracer(output.trace, every=output.trace_every, attributes={"source": source})
+        sinks.append(stack.enter_context(tracer).write)
+    return sinks
 
 
 def write_summary(summary: Summary, file: Path) -> None:
@@ -238,7 +254,7 @@ def _build(
             keep_view=run.output.show or run.output.save is not None,
         ),
         monitor=monitor,
-        on_record=_to_all(sinks, session, payload.input_pixels),
+        on_record=to_all(sinks, session, payload.input_pixels),
         notify=lambda line: _say(console, line),
     )
 
@@ -274,7 +290,7 @@ def _payload(run: EdgeRun, bundle: EdgeBundle, point: int) -> tuple[PayloadEncod
     return payload, codec.coder
 
 
-def _to_all(sinks: list[Sink], session: EdgeSession, input_pixels: int) -> Callable[[FrameRecord], None]:
+def to_all(sinks: list[Sink], session: EdgeSession, input_pixels: int) -> Callable[[FrameRecord], None]:
     """Each record to logs and traces, with what the session knows; nothing is spent where there are none."""
 
     def take(record: FrameRecord) -> None:

@@ -7,7 +7,7 @@ from rich.console import Console
 from edge_node import open_source
 from frankenstream.config import EncoderSettings, OutputSettings, StreamSettings
 from frankenstream.edge_record import check_record
-from frankenstream.edge_run import EdgeRun, run_edge
+from frankenstream.edge_run import EdgeRun, check_fps, run_edge
 from frankenstream.server_process import ServerProcess
 from recordings.replay import Pace
 from recordings.samples import named_source
@@ -46,6 +46,7 @@ def command(
     encoder, stream = encoder or EncoderSettings(), stream or StreamSettings()
     output = output or OutputSettings()
     check_record(output)
+    check_fps(stream, lossless=lossless, jpeg=jpeg)
     place = named_source(source)
     open_source(place).close()  # what is wrong with it is told before a server is waited for
     arguments = ["--backend", backend]
