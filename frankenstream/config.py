@@ -6,6 +6,7 @@ The command line reads flags, environment and file with cyclopts; the docstrings
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,16 @@ DEFAULT_HTTP = "127.0.0.1:8080"
 def names(text: str) -> tuple[str, ...]:
     """What a comma-separated setting lists; empty for an empty one."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def picture_size(text: str) -> tuple[int, int] | None:
+    """(width, height) of 1280x720; None for nothing. Raises ConfigError."""
+    if not text:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.lower())
+    if found is None:
+        raise ConfigError(f"size is {text!r}, expected WIDTHxHEIGHT, for example 1280x720")
+    return int(found[1]), int(found[2])
 
 
 def given(settings: object, *fields: str) -> list[str]:
@@ -89,7 +100,7 @@ class StreamSettings:
     budget_ms:
         Age from capture at which an answer is no longer wanted, in milliseconds.
     fps:
-        Frames per second at most; the source's own rate if not given.
+        Frames per second at most, and what a camera is asked for; the source's own rate if not given (cameras: 30).
     repeat_ms:
         Repeat the last answer, if it is not older than this, for a frame in which nothing worth sending has changed; 0:
         send every frame.

@@ -30,7 +30,7 @@ from edge_node import (
     open_source,
 )
 from edge_node.live_table import LiveTable
-from edge_node.pictures import Notify
+from edge_node.pictures import FPS_DEFAULT, Notify
 from edge_node.presenter import presenters
 from edge_node.records import LinkState, link_state
 from edge_node.tracing import FrameTracer
@@ -57,11 +57,12 @@ class EdgeRun:
     """Everything that one run of the edge needs to know.
 
     `pace` None: pictures as the source gives them. `jpeg_quality`: send JPEGs to the unmodified backbone instead of
-    latents. `keys`: folder with edge.key, edge.secret and server.key.
+    latents. `keys`: folder with edge.key, edge.secret and server.key. `size`: what a camera is asked for.
     """
 
     source: str
     server: str
+    size: tuple[int, int] | None = None
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     stream: StreamSettings = field(default_factory=StreamSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
@@ -81,7 +82,9 @@ def run_edge(run: EdgeRun, *, console: Console) -> Summary:
     with contextlib.ExitStack() as stack:
         sinks = open_sinks(run.output, stack, source=run.source, notify=lambda line: _say(console, line))
         bundle = open_edge_bundle(run.encoder.bundle)
-        source = open_source(run.source, notify=lambda line: _say(console, line))
+        source = open_source(
+            run.source, notify=lambda line: _say(console, line), size=run.size, fps=run.stream.fps or FPS_DEFAULT
+        )
         node = _build(run, bundle, source, sinks, console, stack)
         stack.enter_context(stopped_by_signals(node))
         stack.enter_context(_presenters(run.output, node, bundle, source.fps))

@@ -51,6 +51,8 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["replay", "tour", "--lossless", "--fps", "5"], 2, "with --lossless"),
         (["demo", "--jpeg", "80", "--fps", "5"], 2, "with --jpeg"),
         (["edge", "tour", "--jpeg", "80", "--fps", "5"], 2, "with --jpeg"),
+        (["edge", "0", "--size", "large"], 2, "'large', expected WIDTHxHEIGHT"),
+        (["demo", "--size", "1280x720"], 2, "leave --size out"),
         (["edge", "/nowhere/clip.mp4"], 3, "/nowhere/clip.mp4"),
         (["demo", "--source", "/nowhere/clip.mp4"], 3, "/nowhere/clip.mp4"),
         (["bundle", "info", "/nowhere/bundle"], 5, "/nowhere/bundle"),
