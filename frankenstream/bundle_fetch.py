@@ -11,6 +11,7 @@ from pipeline.bundle import EdgeBundle, EdgeCache, EdgeFetch
 from pipeline.clock import monotonic
 from pipeline.errors import BundleError, TransportError
 from pipeline.transports import ClientKeys, EdgeTransport, connect
+from pipeline.transports.access import ClientAccess
 from pipeline.wire import EdgeSession
 from pipeline.wire.events import BundlePartReceived, Closed, Connected, Disconnected, EdgeEvent
 
@@ -22,6 +23,7 @@ def fetch_edge_bundle(
     url: str,
     *,
     keys: ClientKeys | None = None,
+    access: ClientAccess | None = None,
     pinned: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[EdgeBundle, Path]:
@@ -33,7 +35,7 @@ def fetch_edge_bundle(
     cache = EdgeCache()
     news = _News()
     session = EdgeSession(codec_id=pinned, client="frankenstream bundle fetch")
-    transport = connect(url, session, news.put, keys=keys)
+    transport = connect(url, session, news.put, keys=keys, access=access)
     try:
         codec_id = _offered(news)
         if pinned and codec_id != pinned:

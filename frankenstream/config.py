@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -19,6 +19,9 @@ from pipeline.transports.access import ClientAccess, IceServer
 
 DEFAULT_URL = "tcp://127.0.0.1:5555"
 DEFAULT_HTTP = "127.0.0.1:8080"
+
+AdminToken = Annotated[str, Parameter(env_var="FRANKENSTREAM_ADMIN_TOKEN")]
+"""`--token` of commands that talk to a server's admin interface."""
 
 
 def names(text: str) -> tuple[str, ...]:

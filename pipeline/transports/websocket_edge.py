@@ -20,7 +20,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from pipeline import limits
-from pipeline.transports.access import ClientAccess
+from pipeline.transports.access import ClientAccess, untrusted
 from pipeline.transports.asyncio_edge import Hooks, OpenFailed, Turned
 from pipeline.transports.http_address import CLOSE_PROTOCOL, SUBPROTOCOL, HttpAddress
 from pipeline.transports.socket_messages import read, written
@@ -65,14 +65,6 @@ class WebSocketRoute:
                 raise OpenFailed(f"{url} does not answer: {error.strerror or error}") from None
             failed.pop_all()
         return connection
-
-
-def untrusted(url: str, error: ssl.SSLCertVerificationError) -> str:
-    """One line for people."""
-    return (
-        f"{url} has a certificate that is not trusted here ({error.verify_message}): "
-        "copy the server's ca.pem and name it with --ca"
-    )
 
 
 class WebSocketConnection(asyncio.Protocol):
