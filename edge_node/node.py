@@ -22,11 +22,12 @@ from typing import Protocol
 import numpy as np
 
 from edge_node.handover import Handover
-from edge_node.monitor import Monitor, Summary
+from edge_node.monitor import Monitor
 from edge_node.outcomes import Outcomes
 from edge_node.payload import PayloadEncoder
 from edge_node.pictures import Notify, Source
 from edge_node.records import FrameRecord
+from edge_node.summary import Summary
 from edge_node.view import LatestView
 from pipeline import limits
 from pipeline.clock import Clock, monotonic

@@ -18,8 +18,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_node.monitor import Rolling
 from edge_node.records import FrameRecord
+from edge_node.summary import Rolling
 from pipeline.errors import ConfigError, InputError
 from pipeline.frame import Frame
 from pipeline.preprocess import Box

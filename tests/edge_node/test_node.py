@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_node.monitor import Monitor, Summary
+from edge_node.monitor import Monitor
 from edge_node.node import LOSSLESS_FRAMES, EdgeNode, NodeSettings
 from edge_node.payload import Encoded, Kind
 from edge_node.presenter import presenters
 from edge_node.records import FrameRecord
+from edge_node.summary import Summary
 from pipeline.errors import EngineError, InputError, ProtocolError, TransportError
 from pipeline.frame import Frame, Picture
 from pipeline.preprocess import PreprocessSpec

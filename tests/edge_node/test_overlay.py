@@ -9,9 +9,9 @@ import av
 import numpy as np
 import pytest
 
-from edge_node.monitor import Rolling
 from edge_node.overlay import Overlay, VideoWriter, Window
 from edge_node.records import ANSWERED, FrameRecord, LabelScore
+from edge_node.summary import Rolling
 from pipeline.errors import ConfigError, InputError
 from pipeline.frame import Frame
 from pipeline.preprocess import PreprocessSpec
