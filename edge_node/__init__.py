@@ -6,12 +6,13 @@ Imports neither torch nor OpenCV; what needs a heavy or optional library loads i
 from __future__ import annotations
 
 from edge_node.drops import explain_drops
-from edge_node.monitor import Monitor, RunFacts, Summary
+from edge_node.monitor import Monitor
 from edge_node.node import EdgeNode, NodeSettings
 from edge_node.payload import JpegPayload, LatentPayload, PayloadEncoder
 from edge_node.pictures import Source
 from edge_node.records import FrameLog, FrameRecord
 from edge_node.sources import open_source, read_picture
+from edge_node.summary import RunFacts, Summary
 
 __all__ = [
     "EdgeNode",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_node.monitor import Summary
+from edge_node.summary import Summary
 
 CAUSES: dict[str, tuple[str, str]] = {
     "superseded": (

@@ -9,8 +9,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from edge_node.monitor import Monitor, Rolling
+from edge_node.monitor import Monitor
 from edge_node.records import FrameRecord, LabelScore
+from edge_node.summary import Rolling
 from pipeline.clock import Clock, monotonic
 from pipeline.stages import CAPTURE_TO_RESULT, SERVER_STAGES
 

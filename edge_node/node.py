@@ -22,11 +22,12 @@ from typing import Protocol
 import numpy as np
 
 from edge_node.handover import Handover
-from edge_node.monitor import Monitor, Summary
+from edge_node.monitor import Monitor
 from edge_node.outcomes import Outcomes
 from edge_node.payload import PayloadEncoder
 from edge_node.pictures import Notify, Source
 from edge_node.records import FrameRecord
+from edge_node.summary import Summary
 from edge_node.view import LatestView
 from pipeline import limits
 from pipeline.clock import Clock, monotonic
@@ -122,6 +123,8 @@ class EdgeNode:
         self._clock = clock
         self._handover = Handover(lossless=self.settings.lossless)
         self._connected = threading.Event()
+        self._why_not = ""
+        """Why there is no connection, as the transport said last."""
         self._stop = threading.Event()
         self._ended = threading.Condition()  # a frame has ended, or the node is to stop
         self._outcomes = Outcomes(repeat_ms=0 if self.settings.lossless else self.settings.repeat_ms)
@@ -158,10 +161,7 @@ class EdgeNode:
         deadline = self._clock() + connect_timeout_s
         while not self._connected.wait(0.05) and self.failure is None and not self._stop.is_set():
             if self._clock() > deadline:
-                raise TransportError(
-                    f"no server answered within {connect_timeout_s:g} s: is `frankenstream serve` running there, "
-                    "and is the address right?"
-                )
+                raise no_welcome(connect_timeout_s, self._why_not)
         if self.failure is not None:
             raise self.failure
         self._began = self._last_capture = self._clock()
@@ -179,6 +179,11 @@ class EdgeNode:
     def set_tasks(self, tasks: Sequence[str], top_k: int = 1) -> None:
         """Ask for other tasks from now on (none: all of the backbone's). Thread-safe; `notify` hears the answer."""
         self._call(lambda session, now: session.set_tasks(tuple(tasks), top_k, now))
+
+    def say(self, line: str) -> None:
+        """Tell people, now and in the summary. From any thread."""
+        self.monitor.notice(line)
+        self._notify(line)
 
     def stop(self) -> None:
         """End soon: no more frames are captured. From any thread, and from signal handlers."""
@@ -212,9 +217,10 @@ class EdgeNode:
             return self._stopped_at is not None and now - self._stopped_at > BLOCKED_S
         if self.monitor.outstanding == 0:
             return True
-        if self._drain_until is None:
-            self._drain_until = now + DRAIN_S + self.settings.budget_ms / 1e3
-        return now >= self._drain_until
+        until = self._drain_until  # read once: a frame that ends (`_end`) may start the drain anew meanwhile
+        if until is None:
+            until = self._drain_until = now + DRAIN_S + self.settings.budget_ms / 1e3
+        return now >= until
 
     def _watch_source(self) -> None:
         if not self._source.live or not self._threads[0].is_alive():
@@ -222,7 +228,7 @@ class EdgeNode:
         quiet = self._clock() - self._last_capture
         if quiet > STALL_S and not self._stalled:
             self._stalled = True
-            self._say(f"{self._source.name} has given no frame for {quiet:.0f} s")
+            self.say(f"{self._source.name} has given no frame for {quiet:.0f} s")
 
     def _watch_time(self) -> None:
         """End a run whose source gives nothing any more: the capture thread only looks at the time with a frame."""
@@ -230,10 +236,6 @@ class EdgeNode:
         since = self._clock() - (started if started is not None else self._began)
         if duration is not None and since > duration + BLOCKED_S:
             self.stop()
-
-    def _say(self, line: str) -> None:
-        self.monitor.notice(line)
-        self._notify(line)
 
     # --- Capture thread --------------------------------------------------------------------------------------
 
@@ -364,7 +366,7 @@ class EdgeNode:
                 self._end(self._outcomes.record(event))
             case TasksNow(tasks, error):
                 self._outcomes.tasks_changed()
-                self._say(error or f"tasks now: {', '.join(task.name for task in tasks) or 'none'}")
+                self.say(error or f"tasks now: {', '.join(task.name for task in tasks) or 'none'}")
             case Connected(welcome):
                 self.monitor.connections += 1
                 facts = self.monitor.facts
@@ -372,13 +374,12 @@ class EdgeNode:
                 if not self.settings.lossless:  # a frame that is sent again in a new session must stand alone
                     self.payload.opened(welcome)
                 if self.monitor.connections > 1:
-                    self._say(
-                        "connected again, " + ("the session goes on" if welcome.resumed else "with a new session")
-                    )
+                    self.say("connected again, " + ("the session goes on" if welcome.resumed else "with a new session"))
                 self._connected.set()
             case Disconnected(reason):
+                self._why_not = reason
                 if self._connected.is_set():
-                    self._say(f"connection lost ({reason}): trying again")
+                    self.say(f"connection lost ({reason}): trying again")
                 self._connected.clear()
             case BundleOffered():
                 self._fail(
@@ -395,15 +396,15 @@ class EdgeNode:
 
     def _end(self, record: FrameRecord) -> None:
         if record.state == "encode_failed" and not self.monitor.dropped.get("encode_failed"):
-            self._say(f"frame {record.frame} could not be encoded: {record.detail}")  # the first one only
+            self.say(f"frame {record.frame} could not be encoded: {record.detail}")  # the first one only
         self.payload.ended(record)
         self.monitor.record(record)
         self.view.ended(record)
-        self._on_record(record)
         if self.settings.lossless:  # progress: the drain starts anew
             self._drain_until = None
         with self._ended:
             self._ended.notify_all()
+        self._on_record(record)  # last: whatever the owner does with it, nobody waits for ever
 
     def _fail(self, error: FrankenError) -> None:
         if self.failure is None:
@@ -412,3 +413,12 @@ class EdgeNode:
             self.stop()
         with self._ended:
             self._ended.notify_all()
+
+
+def no_welcome(seconds: float, reason: str) -> TransportError:
+    """No server let an edge in for so long. `reason`: what the last attempt failed for, as far as it is known."""
+    known = f" ({reason})" if reason else ""
+    return TransportError(
+        f"no server answered within {seconds:g} s{known}: is `frankenstream serve` running there, "
+        "and is the address right?"
+    )

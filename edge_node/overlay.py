@@ -7,6 +7,7 @@ time from the capture of the frame that they belong to, until the frame that the
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -17,8 +18,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_node.monitor import Rolling
 from edge_node.records import FrameRecord
+from edge_node.summary import Rolling
 from pipeline.errors import ConfigError, InputError
 from pipeline.frame import Frame
 from pipeline.preprocess import Box
@@ -122,7 +123,7 @@ class Window:
 class VideoWriter:
     """Writes frames to an .mp4 (H.264) with their own times. Use as a context manager.
 
-    Raises ConfigError if the file cannot be made, InputError if it cannot be written on.
+    Raises ConfigError if the file cannot be made, InputError, once, if it cannot be written on: it is closed then.
     """
 
     def __init__(self, path: str | Path, fps: float) -> None:
@@ -136,6 +137,7 @@ class VideoWriter:
         self._stream: Any = None
         self._first = 0.0
         self._last_pts = -1
+        self._closed = False
         try:
             self._path.touch()  # PyAV would only notice with the first frame
             self._container: Any = av.open(str(path), "w")
@@ -146,6 +148,8 @@ class VideoWriter:
 
     def write(self, pixels: NDArray[np.uint8], at: float) -> None:
         """Add RGB pixels (H, W, 3), uint8, shown from `at` (monotonic seconds) on. The first one sets the size."""
+        if self._closed:
+            return
         if self._stream is None:
             self._begin(pixels, at)
         width, height = self._stream.width, self._stream.height
@@ -158,12 +162,26 @@ class VideoWriter:
         try:
             self._container.mux(self._stream.encode(frame))
         except self._errors as error:
-            raise InputError(f"{self._path.name} could not be written on: {error}: is the disk full?") from None
+            self._closed = True
+            with contextlib.suppress(*self._errors):  # what is there stays
+                self._container.close()
+            raise self._failure(error) from None
 
     def close(self) -> None:
-        if self._stream is not None:
-            self._container.mux(self._stream.encode())
-        self._container.close()
+        """Write what is left. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._stream is not None:
+                self._container.mux(self._stream.encode())
+            self._container.close()
+        except self._errors as error:
+            raise self._failure(error) from None
+
+    def _failure(self, error: Exception) -> InputError:
+        reason = getattr(error, "strerror", None) or error
+        return InputError(f"the video {str(self._path)!r} ends before its time ({reason}): later frames are not in it")
 
     def __enter__(self) -> Self:
         return self

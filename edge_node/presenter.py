@@ -20,7 +20,8 @@ _LOOK_S = 0.1
 def presenters(node: EdgeNode, spec: PreprocessSpec, *, save: Path | None, show: bool, fps: float) -> Iterator[None]:
     """Present what `node` sees while the block runs, on a thread of its own: drawing never holds up the stream.
 
-    Closing the window ends the run. Raises ConfigError at once where a window or the file cannot be opened.
+    Closing the window ends the run; a video that cannot be written on does not. Raises ConfigError at once where a
+    window or the file cannot be opened.
     """
     if save is None and not show:
         yield
@@ -30,7 +31,7 @@ def presenters(node: EdgeNode, spec: PreprocessSpec, *, save: Path | None, show:
         window = Window("FrankenStream") if show else None
         if window is not None:
             stack.callback(window.close)
-        writer = stack.enter_context(VideoWriter(save, fps)) if save is not None else None
+        writer = VideoWriter(save, fps) if save is not None else None
         done = threading.Event()
         thread = threading.Thread(
             target=_present, args=(node, spec, overlay, window, writer, done), name="present", daemon=True
@@ -41,6 +42,11 @@ def presenters(node: EdgeNode, spec: PreprocessSpec, *, save: Path | None, show:
         finally:
             done.set()
             thread.join()
+            if writer is not None:
+                try:
+                    writer.close()
+                except FrankenError as error:
+                    node.say(str(error))
 
 
 def _present(
@@ -59,14 +65,13 @@ def _present(
         frame, answer = newest
         shown = frame.number
         pixels = overlay.draw(frame, answer, spec.box(frame.height, frame.width), node.monitor.rolling())
-        try:
-            if writer is not None:
+        if writer is not None:
+            try:
                 writer.write(pixels, frame.captured_at)
-            if window is not None and not window.show(pixels):
-                node.stop()
-        except FrankenError as error:
-            node.monitor.notice(str(error))
-            writer = None
+            except FrankenError as error:
+                node.say(str(error))
+        if window is not None and not window.show(pixels):
+            node.stop()
         if answer is not None and answer.frame != presented:
             presented = answer.frame
             came_at = answer.captured_at + answer.capture_to_result_ms / 1e3

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import IO, NamedTuple, Self
 
 import msgspec
 
+from edge_node.pictures import Notify
 from pipeline import accounting
 from pipeline.errors import ConfigError
 from pipeline.wire.edge_session import EdgeSession
@@ -110,10 +112,14 @@ class FrameLog:
     """Writes records to a file, one line of JSON each (JSON Lines). Use as a context manager.
 
     Records are completed and encoded LOG_RECORDS at a time: in between two frames' networks, with cold caches, one
-    alone costs several times as much.
+    alone costs several times as much. Where the disk is full the log ends, `notify` hears of it, and later records are
+    not kept: the stream goes on.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, notify: Notify = lambda line: None) -> None:
+        self._path = path
+        self._notify = notify
+        self._ended = False
         try:
             self._file: IO[bytes] = Path(path).open("wb", buffering=1 << 16)  # noqa: SIM115 - closed by close()
         except OSError as error:
@@ -124,17 +130,37 @@ class FrameLog:
         self._waiting: list[tuple[FrameRecord, LinkState | None]] = []
 
     def write(self, record: FrameRecord, link: LinkState | None = None) -> None:
+        if self._ended:
+            return
         self._waiting.append((record, link))
         if len(self._waiting) >= LOG_RECORDS:
             self._write_waiting()
 
     def close(self) -> None:
+        """Write what waits. Idempotent."""
+        if self._ended:
+            return
         self._write_waiting()
-        self._file.close()
+        self._ended = True
+        try:
+            self._file.close()
+        except OSError as error:
+            self._fail(error)
 
     def _write_waiting(self) -> None:
-        self._file.write(self._encoder.encode_lines([with_link(record, link) for record, link in self._waiting]))
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, []
+        try:
+            self._file.write(self._encoder.encode_lines([with_link(record, link) for record, link in waiting]))
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        self._ended = True
+        with contextlib.suppress(OSError):  # it would write what it still holds
+            self._file.close()
+        self._notify(
+            f"the log {str(self._path)!r} ends before its time ({error.strerror or error}): later frames are not in it"
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -20,38 +20,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.pictures import FPS_DEFAULT, Notify, Source
-from pipeline.errors import InputError
+from pipeline.errors import ConfigError, InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".gif", ".mpg", ".mpeg", ".flv", ".ogv")
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "tcp")
 FILE_SCHEMES = ("http", "https", "file")
+SIZE_DEFAULT = (640, 480)
+"""What a camera is asked for: width and height. The encoder sees a square of some 224."""
 
 
 def open_source(
     text: str | int,
     *,
     notify: Notify = lambda line: None,
-    size: tuple[int, int] = (640, 480),
+    size: tuple[int, int] | None = None,
     fps: float = FPS_DEFAULT,
 ) -> Source:
-    """Open what `text` names. `size` (width, height) and `fps` are what a camera is asked for.
+    """Open what `text` names. `size` (width, height; None: SIZE_DEFAULT) and `fps` are what a camera is asked for.
 
-    `notify` hears of a live source that is lost or back, and of pictures that were skipped. Raises InputError.
+    `notify` hears of a live source that is lost or back, and of pictures that were skipped. Raises InputError, and
+    ConfigError for the size of what is no camera.
     """
     text = str(text).strip()
     if not text:
         raise InputError(
             "no source is named: give a camera number, a video file, a folder of pictures or an rtsp:// address"
         )
-    if text.isdecimal() or re.fullmatch(r"/dev/video\d+", text):
+    device = text.isdecimal() or re.fullmatch(r"/dev/video\d+", text)
+    if size is not None and not device and not text.startswith("csi://"):
+        raise ConfigError(f"only a camera can be asked for a size, {text!r} has its own: leave --size out")
+    if device:
         from edge_node.camera import open_camera
 
-        return open_camera(text, size=size, fps=fps, notify=notify)
+        return open_camera(text, size=size or SIZE_DEFAULT, fps=fps, notify=notify)
     if text.startswith("csi://") or re.search(r"\s!\s", text):
         from edge_node.camera import open_gstreamer
 
-        return open_gstreamer(text, size=size, fps=fps, notify=notify)
+        return open_gstreamer(text, size=size or SIZE_DEFAULT, fps=fps, notify=notify)
     scheme = text.partition("://")[0].lower() if "://" in text else ""
     if scheme in LIVE_SCHEMES:
         from edge_node.media import open_stream

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.media import VideoFile
-from edge_node.monitor import Rolling
 from edge_node.overlay import Overlay, VideoWriter
 from edge_node.records import ANSWERED, FrameRecord, LabelScore
+from edge_node.summary import Rolling
 from frankenstream.edge_run import open_edge_bundle
 from pipeline.errors import ConfigError, InputError
 from pipeline.frame import Frame

@@ -6,9 +6,10 @@ The command line reads flags, environment and file with cyclopts; the docstrings
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -19,10 +20,29 @@ from pipeline.transports.access import ClientAccess, IceServer
 DEFAULT_URL = "tcp://127.0.0.1:5555"
 DEFAULT_HTTP = "127.0.0.1:8080"
 
+AdminToken = Annotated[str, Parameter(env_var="FRANKENSTREAM_ADMIN_TOKEN")]
+"""`--token` of commands that talk to a server's admin interface."""
+
 
 def names(text: str) -> tuple[str, ...]:
     """What a comma-separated setting lists; empty for an empty one."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def picture_size(text: str) -> tuple[int, int] | None:
+    """(width, height) of 1280x720; None for nothing. Raises ConfigError."""
+    if not text:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.lower())
+    if found is None:
+        raise ConfigError(f"size is {text!r}, expected WIDTHxHEIGHT, for example 1280x720")
+    return int(found[1]), int(found[2])
+
+
+def given(settings: object, *fields: str) -> list[str]:
+    """The flags of those fields that are not what they are by default."""
+    default = type(settings)()
+    return [f"--{field.replace('_', '-')}" for field in fields if getattr(settings, field) != getattr(default, field)]
 
 
 @Parameter(name="*")
@@ -83,7 +103,7 @@ class StreamSettings:
     budget_ms:
         Age from capture at which an answer is no longer wanted, in milliseconds.
     fps:
-        Frames per second at most; the source's own rate if not given.
+        Frames per second at most, and what a camera is asked for; the source's own rate if not given (cameras: 30).
     repeat_ms:
         Repeat the last answer, if it is not older than this, for a frame in which nothing worth sending has changed; 0:
         send every frame.

@@ -30,6 +30,7 @@ from edge_node import (
     open_source,
 )
 from edge_node.live_table import LiveTable
+from edge_node.pictures import FPS_DEFAULT, Notify
 from edge_node.presenter import presenters
 from edge_node.records import LinkState, link_state
 from edge_node.tracing import FrameTracer
@@ -56,11 +57,12 @@ class EdgeRun:
     """Everything that one run of the edge needs to know.
 
     `pace` None: pictures as the source gives them. `jpeg_quality`: send JPEGs to the unmodified backbone instead of
-    latents. `keys`: folder with edge.key, edge.secret and server.key.
+    latents. `keys`: folder with edge.key, edge.secret and server.key. `size`: what a camera is asked for.
     """
 
     source: str
     server: str
+    size: tuple[int, int] | None = None
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     stream: StreamSettings = field(default_factory=StreamSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
@@ -76,15 +78,13 @@ def run_edge(run: EdgeRun, *, console: Console) -> Summary:
 
     Raises FrankenError if it could not start, and, after the summary, if it ended before its time.
     """
+    check_fps(run.stream, lossless=run.lossless, jpeg=run.jpeg_quality)
     with contextlib.ExitStack() as stack:
-        sinks: list[Sink] = []
-        if run.output.log is not None:
-            sinks.append(stack.enter_context(FrameLog(run.output.log)).write)
-        if run.output.trace:
-            tracer = FrameTracer(run.output.trace, every=run.output.trace_every, attributes={"source": run.source})
-            sinks.append(stack.enter_context(tracer).write)
+        sinks = open_sinks(run.output, stack, source=run.source, notify=lambda line: _say(console, line))
         bundle = open_edge_bundle(run.encoder.bundle)
-        source = open_source(run.source, notify=lambda line: _say(console, line))
+        source = open_source(
+            run.source, notify=lambda line: _say(console, line), size=run.size, fps=run.stream.fps or FPS_DEFAULT
+        )
         node = _build(run, bundle, source, sinks, console, stack)
         stack.enter_context(stopped_by_signals(node))
         stack.enter_context(_presenters(run.output, node, bundle, source.fps))
@@ -96,6 +96,26 @@ def run_edge(run: EdgeRun, *, console: Console) -> Summary:
     if node.failure is not None:
         raise node.failure
     return summary
+
+
+def check_fps(stream: StreamSettings, *, lossless: bool, jpeg: int | None) -> None:
+    """What can be said beforehand, so that no server is started in vain. Raises ConfigError."""
+    if stream.fps is not None and (lossless or jpeg is not None):
+        raise ConfigError(
+            f"--fps is the most that rate control sends, which with {'--lossless' if lossless else '--jpeg'} there is "
+            "none of: leave one of them out"
+        )
+
+
+def open_sinks(output: OutputSettings, stack: contextlib.ExitStack, *, source: str, notify: Notify) -> list[Sink]:
+    """The log and the traces that `output` wants; `stack` closes them. Raises ConfigError."""
+    sinks: list[Sink] = []
+    if output.log is not None:
+        sinks.append(stack.enter_context(FrameLog(output.log, notify=notify)).write)
+    if output.trace:
+        tracer = FrameTracer(output.trace, every=output.trace_every, attributes={"source": source})
+        sinks.append(stack.enter_context(tracer).write)
+    return sinks
 
 
 def write_summary(summary: Summary, file: Path) -> None:
@@ -237,7 +257,7 @@ def _build(
             keep_view=run.output.show or run.output.save is not None,
         ),
         monitor=monitor,
-        on_record=_to_all(sinks, session, payload.input_pixels),
+        on_record=to_all(sinks, session, payload.input_pixels),
         notify=lambda line: _say(console, line),
     )
 
@@ -273,7 +293,7 @@ def _payload(run: EdgeRun, bundle: EdgeBundle, point: int) -> tuple[PayloadEncod
     return payload, codec.coder
 
 
-def _to_all(sinks: list[Sink], session: EdgeSession, input_pixels: int) -> Callable[[FrameRecord], None]:
+def to_all(sinks: list[Sink], session: EdgeSession, input_pixels: int) -> Callable[[FrameRecord], None]:
     """Each record to logs and traces, with what the session knows; nothing is spent where there are none."""
 
     def take(record: FrameRecord) -> None:

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from edge_node import open_source
+from edge_node.node import CONNECT_TIMEOUT_S, no_welcome
 from pipeline import limits
 from pipeline.bundle import EdgeBundle
 from pipeline.clock import monotonic
@@ -29,7 +30,7 @@ from pipeline.errors import FrankenError, TransportError
 from pipeline.runtime.encoder import FrameEncoder
 from pipeline.transports import ClientKeys, EdgeTransport, connect
 from pipeline.wire import EdgeSession, StageMarks
-from pipeline.wire.events import Answered, Closed, Connected, EdgeEvent, FrameDropped
+from pipeline.wire.events import Answered, Closed, Connected, Disconnected, EdgeEvent, FrameDropped
 
 PAYLOADS = 120
 """Different frames that the streams repeat, each from a place of its own."""
@@ -37,7 +38,6 @@ EVERY = 3
 """One frame of the video in so many."""
 WARM_UP_S = 1.0
 """Time at the start of a step that is not counted: sessions open, credit settles."""
-CONNECT_TIMEOUT_S = 15.0
 
 PARTS: dict[str, tuple[str, ...]] = {
     "credit": ("send_wait",),
@@ -92,6 +92,8 @@ class _Stream:
     ) -> None:  # fmt: skip
         self.ready = threading.Event()
         self.closed = ""
+        self.why_not = ""
+        """Why there is no connection, as the transport said last."""
         self.answered: list[Answered] = []
         self.dropped: list[FrameDropped] = []
         self._payloads = payloads
@@ -138,6 +140,8 @@ class _Stream:
                 self._ended.append(event.frame)
             case Connected():
                 self.ready.set()
+            case Disconnected(reason):
+                self.why_not = reason
             case Closed():
                 self.closed = event.detail or event.reason
                 self.ready.set()
@@ -190,7 +194,7 @@ class Load:
         deadline = monotonic() + CONNECT_TIMEOUT_S
         for stream in streams:
             if not stream.ready.wait(max(0.0, deadline - monotonic())):
-                raise TransportError(f"{self._url} did not answer within {CONNECT_TIMEOUT_S:g} s: is a server there?")
+                raise no_welcome(CONNECT_TIMEOUT_S, stream.why_not)
             if stream.closed:
                 raise TransportError(f"{self._url} refused a stream: {stream.closed}")
 

@@ -10,11 +10,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from edge_node import EdgeNode, FrameLog, FrameRecord, Monitor, NodeSettings, RunFacts
+from edge_node import EdgeNode, FrameRecord, Monitor, NodeSettings, RunFacts
 from edge_node.live_table import LiveTable
-from frankenstream.config import AccessSettings, EncoderSettings, OutputSettings, StreamSettings
+from frankenstream.config import AccessSettings, EncoderSettings, OutputSettings, StreamSettings, given
 from frankenstream.edge_record import connect_recorded, recorded
-from frankenstream.edge_run import open_edge_bundle, report, stopped_by_signals, write_summary
+from frankenstream.edge_run import (
+    Sink,
+    open_edge_bundle,
+    open_sinks,
+    report,
+    stopped_by_signals,
+    to_all,
+    write_summary,
+)
 from frankenstream.recorded_source import OneAtATime, RecordedFrames
 from frankenstream.server_process import ServerProcess
 from frankenstream.verification import Verification, differences, engines_of
@@ -63,6 +71,12 @@ def replay_recording(run: RecordingReplay, *, console: Console) -> int:
 
 
 def _check(run: RecordingReplay) -> None:
+    useless = given(run.encoder, "quality", "layers", "sticky", "precision", "provider", "threads")
+    useless += given(run.stream, "fps", "repeat_ms")
+    if useless:
+        raise ConfigError(
+            f"a recording is sent as it was encoded then, and at its own times: leave {', '.join(useless)} out"
+        )
     if run.pace.loop:
         raise ConfigError("--loop is for videos: a recording is replayed once, so that its frames stay its own")
     if run.output.save is not None or run.output.show:
@@ -136,10 +150,8 @@ class _Replay:
 
     def run(self, server: str) -> int:
         run, output = self._run, self._run.output
-        sinks: list[Callable[[FrameRecord], None]] = [self._ended]
         with contextlib.ExitStack() as stack:
-            if output.log is not None:
-                sinks.append(stack.enter_context(FrameLog(output.log)).write)
+            sinks = open_sinks(output, stack, source=self._frames.name, notify=lambda line: _say(self._console, line))
             node = self._node(server, sinks, stack)
             stack.enter_context(stopped_by_signals(node))
             if self._gate is not None:
@@ -159,7 +171,7 @@ class _Replay:
             raise node.failure
         return self._verdict()
 
-    def _node(self, server: str, sinks: list[Callable[[FrameRecord], None]], stack: contextlib.ExitStack) -> EdgeNode:
+    def _node(self, server: str, sinks: list[Sink], stack: contextlib.ExitStack) -> EdgeNode:
         run, facts = self._run, self._replayable.recording.facts
         stream = run.stream
         # With --step the time is the user's: no budget.
@@ -178,9 +190,11 @@ class _Replay:
         link = LinkModel.profile(stream.link, seed=stream.link_seed) if stream.link else None
         access = run.access.client()
 
+        keep = to_all(sinks, session, self._frames.input_pixels)
+
         def on_record(record: FrameRecord) -> None:
-            for sink in sinks:
-                sink(record)
+            self._ended(record)
+            keep(record)
 
         return EdgeNode(
             self._frames if recording is None else recording.watch(self._frames),

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from frankenstream.bundle_fetch import fetch_edge_bundle
-from frankenstream.config import DEFAULT_URL
+from frankenstream.config import DEFAULT_URL, AccessSettings
 from pipeline.bundle import Bundle, describe_bundle, verify_bundle
 from pipeline.errors import ConfigError
 from pipeline.transports import ClientKeys
@@ -96,13 +96,15 @@ def _heads(facts: dict[str, Any]) -> Table:
 
 
 @app.command
-def fetch(*, server: str = DEFAULT_URL, keys: Path | None = None, codec_id: str = "") -> None:
+def fetch(
+    *, server: str = DEFAULT_URL, keys: Path | None = None, codec_id: str = "", access: AccessSettings | None = None
+) -> None:
     """Fetch the edge half of a server's bundle; start the edge with `--bundle` and the path that is printed.
 
     Parameters
     ----------
     server:
-        URL of the server.
+        URL of the server: tcp://HOST:PORT, ipc://PATH, ws(s)://HOST:PORT or webrtc+http(s)://HOST:PORT.
     keys:
         Folder with edge.key, edge.secret and server.key.
     codec_id:
@@ -113,6 +115,7 @@ def fetch(*, server: str = DEFAULT_URL, keys: Path | None = None, codec_id: str 
         bundle, path = fetch_edge_bundle(
             server,
             keys=ClientKeys.from_folder(keys) if keys else None,
+            access=(access or AccessSettings()).client(),
             pinned=codec_id,
             progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 
 from edge_node import open_source
-from frankenstream.config import EncoderSettings, OutputSettings, StreamSettings
+from frankenstream.config import EncoderSettings, OutputSettings, StreamSettings, picture_size
 from frankenstream.edge_record import check_record
-from frankenstream.edge_run import EdgeRun, run_edge
+from frankenstream.edge_run import EdgeRun, check_fps, run_edge
 from frankenstream.server_process import ServerProcess
 from recordings.replay import Pace
 from recordings.samples import named_source
@@ -16,6 +16,7 @@ from recordings.samples import named_source
 def command(
     *,
     source: str = "tour",
+    size: str = "",
     backend: str = "auto",
     loop: bool = False,
     lossless: bool = False,
@@ -33,6 +34,8 @@ def command(
     ----------
     source:
         A bundled sample (tour, walk), or what `frankenstream edge` takes: a video file, camera number, rtsp:// address.
+    size:
+        What a camera is asked for, WIDTHxHEIGHT; 640x480 if not given.
     backend:
         The server's engine: auto, onnx or torch.
     loop:
@@ -46,15 +49,16 @@ def command(
     encoder, stream = encoder or EncoderSettings(), stream or StreamSettings()
     output = output or OutputSettings()
     check_record(output)
+    check_fps(stream, lossless=lossless, jpeg=jpeg)
     place = named_source(source)
-    open_source(place).close()  # what is wrong with it is told before a server is waited for
+    asked = picture_size(size)
+    open_source(place, size=asked).close()  # what is wrong with it is told before a server is waited for
     arguments = ["--backend", backend]
     if encoder.bundle is not None:
         arguments += ["--bundle", str(encoder.bundle)]
     with ServerProcess(arguments, console=console) as server:
         run = EdgeRun(
-            source=place, server=server.url, encoder=encoder, stream=stream,
-            output=output,
+            source=place, server=server.url, size=asked, encoder=encoder, stream=stream, output=output,
             pace=Pace(loop=loop), lossless=lossless, jpeg_quality=jpeg,
         )  # fmt: skip
         run_edge(run, console=console)

@@ -6,7 +6,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from frankenstream.config import DEFAULT_URL, AccessSettings, EncoderSettings, OutputSettings, StreamSettings
+from frankenstream.config import (
+    DEFAULT_URL,
+    AccessSettings,
+    EncoderSettings,
+    OutputSettings,
+    StreamSettings,
+    picture_size,
+)
 from frankenstream.edge_run import EdgeRun, run_edge
 from recordings.replay import Pace
 from recordings.samples import named_source
@@ -16,6 +23,7 @@ def command(
     source: str = "0",
     *,
     server: str = DEFAULT_URL,
+    size: str = "",
     lossless: bool = False,
     jpeg: int | None = None,
     keys: Path | None = None,
@@ -35,6 +43,8 @@ def command(
         GStreamer pipeline. `tour` and `walk` are sample clips.
     server:
         URL of the server: tcp://HOST:PORT, ipc://PATH, ws(s)://HOST:PORT or webrtc+http(s)://HOST:PORT.
+    size:
+        What a camera is asked for, WIDTHxHEIGHT; 640x480 if not given.
     lossless:
         Every frame is answered: the source waits for the server.
     jpeg:
@@ -45,6 +55,7 @@ def command(
     run = EdgeRun(
         source=named_source(source),
         server=server,
+        size=picture_size(size),
         encoder=encoder or EncoderSettings(),
         stream=stream or StreamSettings(),
         output=output or OutputSettings(),

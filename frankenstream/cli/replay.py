@@ -11,7 +11,7 @@ from rich.console import Console
 
 from frankenstream.config import AccessSettings, EncoderSettings, OutputSettings, StreamSettings
 from frankenstream.edge_record import check_record
-from frankenstream.edge_run import EdgeRun, run_edge
+from frankenstream.edge_run import EdgeRun, check_fps, run_edge
 from frankenstream.server_process import ServerProcess
 from pipeline.errors import ConfigError
 from recordings.reader import is_recording
@@ -68,7 +68,7 @@ def command(
     if realtime and fast:
         raise ConfigError("--realtime and --fast contradict each other: give one of them")
     console = Console()
-    encoder, output = encoder or EncoderSettings(), output or OutputSettings()
+    encoder, stream, output = encoder or EncoderSettings(), stream or StreamSettings(), output or OutputSettings()
     check_record(output)
     if is_recording(source):
         from frankenstream.recording_replay import RecordingReplay, replay_recording
@@ -77,19 +77,20 @@ def command(
             raise ConfigError("--jpeg is for videos: a recording holds what was sent, not pictures")
         replayed = RecordingReplay(
             recording=Path(source), server=server, pace=Pace(realtime=not fast, loop=loop), lossless=lossless,
-            step=step, verify=verify, encoder=encoder, stream=stream or StreamSettings(),
+            step=step, verify=verify, encoder=encoder, stream=stream,
             output=output, keys=keys, access=access or AccessSettings(),
         )  # fmt: skip
         return replay_recording(replayed, console=console)
     if step or verify:
         raise ConfigError(f"--step and --verify are for recordings (.mcap), {source!r} is none: leave them out")
+    check_fps(stream, lossless=lossless, jpeg=jpeg)
     with contextlib.ExitStack() as stack:
         if not server:
             arguments = ["--bundle", str(encoder.bundle)] if encoder.bundle is not None else []
             server = stack.enter_context(ServerProcess(arguments, console=console)).url
         run = EdgeRun(
-            source=named_source(source), server=server, encoder=encoder, stream=stream or StreamSettings(),
-            output=output or OutputSettings(), pace=Pace(realtime=not fast, loop=loop), lossless=lossless,
+            source=named_source(source), server=server, encoder=encoder, stream=stream, output=output,
+            pace=Pace(realtime=not fast, loop=loop), lossless=lossless,
             jpeg_quality=jpeg, keys=keys, access=access or AccessSettings(),
         )  # fmt: skip
         run_edge(run, console=console)

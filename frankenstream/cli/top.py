@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -12,15 +13,17 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from frankenstream import top_view
-from frankenstream.config import DEFAULT_HTTP
-from frankenstream.server_events import admin_url, listen
+from frankenstream.admin_client import AdminClient
+from frankenstream.config import DEFAULT_HTTP, AdminToken
+from frankenstream.server_events import listen
 from pipeline.errors import ConfigError, TransportError
 
 
 def command(
     *,
     server: str = DEFAULT_HTTP,
-    token: str = "",
+    token: AdminToken = "",
+    ca: Path | None = None,
     every: float = 1.0,
     once: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -35,6 +38,8 @@ def command(
         HTTP address of the server's admin interface (`frankenstream serve --http`).
     token:
         Bearer token of the admin interface, beyond loopback.
+    ca:
+        Certificate of a local authority (the server's ca.pem); the system's authorities if not given.
     every:
         Seconds between two looks, 0.2 to 60.
     once:
@@ -44,9 +49,9 @@ def command(
     """
     if not 0.2 <= every <= 60:
         raise ConfigError(f"--every is {every:g} s, expected 0.2 to 60")
-    url = admin_url(server)
+    client = AdminClient(server, token=token, ca=ca)
     if once or as_json:
-        _print_once(url, token, as_json=as_json)
+        _print_once(client, as_json=as_json)
         return
     if not sys.stdout.isatty():
         raise ConfigError("top draws on a terminal, this is none: use --once or --json")
@@ -54,13 +59,13 @@ def command(
         app_module = importlib.import_module("frankenstream.top_app")
     except ModuleNotFoundError as error:
         raise ConfigError(f"top needs {error.name}: pip install 'frankenstream[top]', or use --once") from None
-    reason = app_module.TopApp(lambda after: listen(url, token=token, every_s=every, after=after)).run()
+    reason = app_module.TopApp(lambda after: listen(client, every_s=every, after=after)).run()
     if reason:
         raise TransportError(reason)
 
 
-def _print_once(url: str, token: str, *, as_json: bool) -> None:
-    for told in listen(url, token=token):
+def _print_once(client: AdminClient, *, as_json: bool) -> None:
+    for told in listen(client):
         if told.kind != "figures":
             continue
         if as_json:

@@ -64,6 +64,14 @@ class ClientAccess:
             ) from None
 
 
+def untrusted(url: str, error: ssl.SSLCertVerificationError) -> str:
+    """One line for people."""
+    return (
+        f"{url} has a certificate that is not trusted here ({error.verify_message}): "
+        "copy the server's ca.pem and name it with --ca"
+    )
+
+
 def anyone(token: str) -> bool:
     """Accepts any token: for a server on loopback."""
     return True

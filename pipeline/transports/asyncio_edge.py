@@ -161,7 +161,7 @@ class AsyncioEdge(EdgeThread):
         self._forget_failures()
         if self._connection is not None and not session.uses_connection and self._pump.idle:
             self._hang_up()
-            self._back_off()
+            self._backoff.failed(self._clock())
         if self._opening is not None and not session.wants_connection and session.state == CLOSED:
             self._opening.cancel()
         if self._abandoned or (session.state == CLOSED and self._connection is None):
@@ -176,7 +176,7 @@ class AsyncioEdge(EdgeThread):
         if self._connection is not None and self._pump.blocked:
             at = min(at, now + _BLOCKED_S)
         if self._connection is None and self._opening is None and self.session.wants_connection:
-            open_at = max(self._retry_at, self.session.reconnect_at)
+            open_at = max(self._backoff.retry_at, self.session.reconnect_at)
             if open_at <= now:
                 self._opening = self._loop.create_task(self._open())
             else:
@@ -250,7 +250,7 @@ class AsyncioEdge(EdgeThread):
         if self._at + 1 < len(self._routes):
             self._fell_back_at = self._clock()
             self._take_route(self._at + 1, reason)
-            self._retry_at = self._clock()
+            self._backoff.retry_at = self._clock()
             log.warning("%s: %s: using %s instead", self.url, reason, self.route)
         else:
             self._lost(reason)

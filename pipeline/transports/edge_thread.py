@@ -9,8 +9,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
-from pipeline import limits
 from pipeline.clock import Clock
+from pipeline.transports.backoff import Backoff
 from pipeline.transports.base import EdgeCall, OnEdgeEvent, OnTraffic, Traffic
 from pipeline.transports.edge_pump import EdgePump
 from pipeline.transports.link_model import LinkModel
@@ -40,9 +40,7 @@ class EdgeThread(ABC):
         self.session = session
         self._clock = clock
         self._pump = EdgePump(session, on_event, clock, wake=wake, link=link, on_traffic=on_traffic)
-        self._retry_at = float("-inf")
-        self._backoff_ms = limits.RECONNECT_MS_MIN
-        self._random = Random()
+        self._backoff = Backoff(Random())
         self._abandoned = False
         self._thread = threading.Thread(target=self._run, name=f"edge {url}", daemon=True)
 
@@ -104,15 +102,10 @@ class EdgeThread(ABC):
 
     def _lost(self, reason: str) -> None:
         self._hang_up()
-        self._back_off()
+        self._backoff.failed(self._clock())
         self.session.peer = ""
         self._pump.disconnected(reason)
 
-    def _back_off(self) -> None:
-        self._retry_at = self._clock() + self._backoff_ms * self._random.uniform(0.8, 1.2) / 1000.0
-        self._backoff_ms = min(self._backoff_ms * 2, limits.RECONNECT_MS_MAX)
-
     def _forget_failures(self) -> None:
-        """Once a session is open, the next attempt waits as briefly as the first."""
         if self.session.state == OPEN:
-            self._backoff_ms = limits.RECONNECT_MS_MIN
+            self._backoff.forget()

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from random import Random
 
 from pipeline import clock as clocks
-from pipeline import limits
 from pipeline.clock import Clock, VirtualClock
 from pipeline.errors import TransportError
+from pipeline.transports.backoff import Backoff
 from pipeline.transports.base import EdgeCall, OnEdgeEvent, OnServerEvent, OnTraffic, SessionHandle, Traffic, split_url
 from pipeline.transports.edge_pump import EdgePump
 from pipeline.transports.keys import ClientKeys, ServerKeys
@@ -251,9 +251,7 @@ class MemoryEdge:
         self._skew_s = skew_s
         self._connection: int | None = None
         self._server: MemoryServer | None = None
-        self._retry_at = -math.inf
-        self._backoff_ms = limits.RECONNECT_MS_MIN
-        self._random = Random(link.seed if link is not None else 0)
+        self._backoff = Backoff(Random(link.seed if link is not None else 0))
         self._clock: Clock = lambda: network.clock() + skew_s
         self.pump = EdgePump(session, on_event, self._clock, wake=network._wake, link=link, on_traffic=on_traffic)
 
@@ -294,7 +292,7 @@ class MemoryEdge:
         """Take the link down for `seconds`; what is under way is gone. The server may notice late, by a lost send."""
         server, connection = self._server, self._connection
         self._down("the link was cut")
-        self._retry_at = max(self._retry_at, self._network.clock() + seconds)
+        self._backoff.retry_at = max(self._backoff.retry_at, self._network.clock() + seconds)
         if server is not None and connection is not None and server_notices:
             server.pump.lost(connection, "the link was cut")
 
@@ -309,10 +307,10 @@ class MemoryEdge:
         self.pump.run_inbox()
         self.pump.pump(self._send)
         if session.state == OPEN:
-            self._backoff_ms = limits.RECONNECT_MS_MIN
+            self._backoff.forget()
         if self._connection is not None and not session.uses_connection and self.pump.idle:
             self._hang_up()
-            self._back_off(now)
+            self._backoff.failed(now)
         if session.state == CLOSED and self._connection is None and self in self._network.edges:
             self._network.edges.remove(self)
             self.pump.end()
@@ -326,7 +324,7 @@ class MemoryEdge:
         return at
 
     def _next_attempt_at(self) -> float:
-        return max(self._retry_at, self.session.reconnect_at - self._skew_s)
+        return max(self._backoff.retry_at, self.session.reconnect_at - self._skew_s)
 
     def _up_or_retry(self, now: float) -> None:
         name = self._name
@@ -335,7 +333,7 @@ class MemoryEdge:
         server = self._network.servers.get(name)
         if server is None:
             self.session.peer = ""
-            self._back_off(now)
+            self._backoff.failed(now)
             self.pump.disconnected(f"nobody listens at memory://{name}")
             return
         self._server = server
@@ -363,17 +361,13 @@ class MemoryEdge:
         if self._connection is None:
             return
         self._hang_up()
-        self._back_off(self._network.clock())
+        self._backoff.failed(self._network.clock())
         self.pump.disconnected(reason)
 
     def _hang_up(self) -> None:
         if self._server is not None and self._connection is not None:
             self._server._edges.pop(self._connection, None)
         self._server = self._connection = None
-
-    def _back_off(self, now: float) -> None:
-        self._retry_at = now + self._backoff_ms * self._random.uniform(0.8, 1.2) / 1000.0
-        self._backoff_ms = min(self._backoff_ms * 2, limits.RECONNECT_MS_MAX)
 
 
 # --- memory:// URLs ------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from aiortc.exceptions import InvalidStateError
 
 from pipeline import limits
 from pipeline.clock import Clock
-from pipeline.transports.access import ClientAccess
+from pipeline.transports.access import ClientAccess, untrusted
 from pipeline.transports.asyncio_edge import Hooks, NoWay, OpenFailed, Turned
 from pipeline.transports.base import is_loopback
 from pipeline.transports.http_address import OFFER_PATH, HttpAddress
@@ -21,7 +21,6 @@ from pipeline.transports.result_bundles import ResultReader
 from pipeline.transports.send_buffer import SendBuffer
 from pipeline.transports.socket_messages import NO_MESSAGE
 from pipeline.transports.webrtc_peer import flush_and_close, make_peer, open_channels, tune
-from pipeline.transports.websocket_edge import untrusted
 from pipeline.wire.session import channel_of
 
 PART_BYTES: Final = limits.DATAGRAM_BYTES_MAX - 32

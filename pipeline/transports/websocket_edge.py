@@ -20,7 +20,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from pipeline import limits
-from pipeline.transports.access import ClientAccess
+from pipeline.transports.access import ClientAccess, untrusted
 from pipeline.transports.asyncio_edge import Hooks, OpenFailed, Turned
 from pipeline.transports.http_address import CLOSE_PROTOCOL, SUBPROTOCOL, HttpAddress
 from pipeline.transports.socket_messages import read, written
@@ -48,32 +48,23 @@ class WebSocketRoute:
         address = HttpAddress.parse(url)
         loop = asyncio.get_running_loop()
         context = self._access.tls() if address.tls else None
-        try:
-            async with asyncio.timeout(_ATTEMPT_S):
-                _, connection = await loop.create_connection(
-                    lambda: WebSocketConnection(address, self._access.token, hooks),
-                    address.host,
-                    address.port,
-                    ssl=context,
-                )
-                await connection.opened
-        except TimeoutError:
-            raise OpenFailed(f"{url} did not answer within {_ATTEMPT_S:.0f} s") from None
-        except ssl.SSLCertVerificationError as error:
-            raise Turned(untrusted(url, error)) from None
-        except ssl.SSLError as error:
-            raise OpenFailed(f"{url} speaks no TLS here ({error.reason}): use ws:// or another port") from None
-        except OSError as error:
-            raise OpenFailed(f"{url} does not answer: {error.strerror or error}") from None
+        connection = WebSocketConnection(address, self._access.token, hooks)
+        with contextlib.ExitStack() as failed:
+            failed.callback(connection.abort)
+            try:
+                async with asyncio.timeout(_ATTEMPT_S):
+                    await loop.create_connection(lambda: connection, address.host, address.port, ssl=context)
+                    await connection.opened
+            except TimeoutError:
+                raise OpenFailed(f"{url} did not answer within {_ATTEMPT_S:.0f} s") from None
+            except ssl.SSLCertVerificationError as error:
+                raise Turned(untrusted(url, error)) from None
+            except ssl.SSLError as error:
+                raise OpenFailed(f"{url} speaks no TLS here ({error.reason}): use ws:// or another port") from None
+            except OSError as error:
+                raise OpenFailed(f"{url} does not answer: {error.strerror or error}") from None
+            failed.pop_all()
         return connection
-
-
-def untrusted(url: str, error: ssl.SSLCertVerificationError) -> str:
-    """One line for people."""
-    return (
-        f"{url} has a certificate that is not trusted here ({error.verify_message}): "
-        "copy the server's ca.pem and name it with --ca"
-    )
 
 
 class WebSocketConnection(asyncio.Protocol):
@@ -96,7 +87,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._closing = False
         self._heard_at = self._loop.time()
         self._watchdog: asyncio.TimerHandle | None = None
-        self._transport: asyncio.Transport
+        self._transport: asyncio.Transport | None = None
 
     # --- From the edge ----------------------------------------------------------------------------------------
 
@@ -116,7 +107,13 @@ class WebSocketConnection(asyncio.Protocol):
             self._flush()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._gone.wait(), _CLOSE_S)
-        self._transport.abort()
+        self.abort()
+
+    def abort(self) -> None:
+        """End at once; no hook is called any more."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.abort()
 
     # --- From the socket --------------------------------------------------------------------------------------
 
@@ -186,8 +183,8 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _look(self) -> None:
         if self._loop.time() - self._heard_at > _SILENT_S:
-            self._transport.abort()
             self._down(f"{self._address.web_socket} has been silent for {_SILENT_S:.0f} s")
+            self.abort()
         else:
             self._watchdog = self._loop.call_later(_LOOK_S, self._look)
 
@@ -197,6 +194,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._hooks.lost(reason)
 
     def _flush(self) -> None:
+        assert self._transport is not None
         for data in self._web.data_to_send():
             if data:
                 self._transport.write(data)

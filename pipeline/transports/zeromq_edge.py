@@ -103,7 +103,7 @@ class ZeroMQEdge(EdgeThread):
     def _step(self) -> None:
         now = self._clock()
         session = self.session
-        if self._socket is None and session.wants_connection and now >= max(self._retry_at, session.reconnect_at):
+        if self._socket is None and session.wants_connection and now >= self._attempt_at():
             self._open(now)
             self._move_messages()  # It may have succeeded or failed already.
         for descriptor, _ in self._poll.poll(0 if session.state == CLOSED else self._timeout_ms(now)):
@@ -117,15 +117,18 @@ class ZeroMQEdge(EdgeThread):
         self._move_messages()
         if self._up and not session.uses_connection and self._pump.idle:
             self._hang_up()
-            self._back_off()
+            self._backoff.failed(self._clock())
         self._forget_failures()
+
+    def _attempt_at(self) -> float:
+        return max(self._backoff.retry_at, self.session.reconnect_at)
 
     def _timeout_ms(self, now: float) -> int | None:
         at = self._pump.next_at()
         at = math.inf if at is None else at
         if self._socket is None:
             if self.session.wants_connection:
-                at = min(at, max(self._retry_at, self.session.reconnect_at))
+                at = min(at, self._attempt_at())
         elif not self._up:
             at = min(at, self._attempt_until)
         elif self._pump.blocked:

@@ -1,4 +1,7 @@
-"""The edge's session: frames in, one terminal state for each out. Pure (see session.py; frames: edge_frames.py)."""
+"""The edge's session: frames in, one terminal state for each out. Pure (see session.py).
+
+Frames and how they end: edge_frames.py; which of them leaves when: edge_sending.py.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,15 @@ from collections.abc import Sequence
 from pipeline import limits
 from pipeline.accounting import COMMON_CAUSES, SERVER_CAUSES
 from pipeline.errors import RemoteProtocolError
-from pipeline.limits import FRAME_PARITY_PARTS_MAX
 from pipeline.rate_control import RateControl
 from pipeline.stages import SERVER_STAGES
 from pipeline.wire import events, messages, states
 from pipeline.wire.credits import CreditBalance
 from pipeline.wire.edge_frames import EdgeFrames, FrameKind
-from pipeline.wire.parity import parity_worth
+from pipeline.wire.edge_sending import EdgeSending
 from pipeline.wire.part_loss import LossEstimate
 from pipeline.wire.session import NEVER, LimitError, Outgoing, Session, one_line
 from pipeline.wire.stage_marks import StageMarks, stages_ms
-
-_PACE_S = 1e-6
-"""A frame may leave so much before its time: sums of floats do not come out even."""
 
 
 class EdgeSession(Session[events.EdgeEvent]):
@@ -48,7 +47,6 @@ class EdgeSession(Session[events.EdgeEvent]):
         control: RateControl | None = None,
     ) -> None:
         super().__init__(states.IDLE)
-        self.control = control
         self.codec_id = codec_id
         self.client = client
         self.tasks = tuple(tasks)
@@ -57,7 +55,6 @@ class EdgeSession(Session[events.EdgeEvent]):
         self.lossless = lossless
         self.welcome: messages.Welcome | None = None
         """The last Welcome, or None before the first."""
-        self.credit = CreditBalance()
         self.reconnect_at = float("-inf")
         """The server asked not to come back before this (monotonic seconds)."""
         self.peer = ""
@@ -68,16 +65,11 @@ class EdgeSession(Session[events.EdgeEvent]):
         self._frames = EdgeFrames(
             self.account, self._events.append, lossless=lossless, budget_s=budget_ms / 1000.0, part_bytes=part_bytes
         )
-        self.loss = LossEstimate()
-        """How many parts get lost; of use where frames go in parts."""
+        self._sending = EdgeSending(self._frames, self.clock, control)
         self._now = float("-inf")
         self._hello_until = NEVER
         self._stop_until = NEVER
         self._goodbye_until = NEVER
-        self._probe_at = NEVER
-        self._paced_until = NEVER
-        self._settled = 0
-        self._settled_at = float("-inf")
         self._handlers |= {
             messages.Welcome: self._on_welcome,
             messages.Result: self._on_result,
@@ -88,6 +80,31 @@ class EdgeSession(Session[events.EdgeEvent]):
             messages.Goodbye: self._on_goodbye,
         }
 
+    # --- What leaves when (edge_sending.py) -------------------------------------------------------------------
+
+    @property
+    def credit(self) -> CreditBalance:
+        """What the server has granted."""
+        return self._sending.credit
+
+    @property
+    def loss(self) -> LossEstimate:
+        """How many parts get lost; of use where frames go in parts."""
+        return self._sending.loss
+
+    @loss.setter
+    def loss(self, loss: LossEstimate) -> None:
+        self._sending.loss = loss
+
+    @property
+    def control(self) -> RateControl | None:
+        """What says when frames leave, if anything does."""
+        return self._sending.control
+
+    @control.setter
+    def control(self, control: RateControl | None) -> None:
+        self._sending.control = control
+
     # --- The connection ---------------------------------------------------------------------------------------
 
     def connected(self, now: float) -> None:
@@ -95,9 +112,7 @@ class EdgeSession(Session[events.EdgeEvent]):
         self._move("connected")
         self._now = now
         self.clock.reset()
-        if self.control is not None:
-            self.control.part_bytes = self.part_bytes
-            self.control.opened(now)
+        self._sending.connected(now)
         self._control.clear()
         self._frames.on_its_way.clear()
         self._hello_until = now + limits.HELLO_TIMEOUT_MS / 1000.0
@@ -141,7 +156,8 @@ class EdgeSession(Session[events.EdgeEvent]):
         self._pings.stop()
         self._control.clear()
         self._frames.on_its_way.clear()
-        self._hello_until = self._probe_at = NEVER
+        self._sending.disconnected()
+        self._hello_until = NEVER
         if self.state == states.CLOSED:
             self._close("done", f"connection lost while closing: {reason}", clean=False, cause="disconnected")
         else:
@@ -205,7 +221,7 @@ class EdgeSession(Session[events.EdgeEvent]):
 
     def stop(self, now: float, *, drain_s: float = 0.0) -> None:
         """End the session. Frames that are not sent end as `stopped`; those under way may be answered for `drain_s`."""
-        if self.state == states.CLOSED:
+        if self.state in (states.CLOSING, states.CLOSED):
             return
         said_hello = self.state == states.OPENING
         self._move("stop")
@@ -230,49 +246,7 @@ class EdgeSession(Session[events.EdgeEvent]):
         self._now = now
         if self._control:
             return self._poll_control(now)
-        if (part := self._frames.next_part(now, self.clock.one_way_s)) is not None:
-            self.loss.sent(self.credit.sent)
-            return part
-        if self.state != states.OPEN:
-            return None
-        frame = self._frames.next_to_send(now)
-        if frame is None:
-            return None
-        if self.credit.available(now):
-            return self._send_frame(frame, now) if self._may_send(now) else None
-        if self._probe_at == NEVER:
-            # No credit: perhaps every frame of the window was lost. A Ping tells the server what was sent.
-            self._probe_at = now + self._settling_s
-        return None
-
-    def _may_send(self, now: float) -> bool:
-        self._paced_until = NEVER if self.control is None else self.control.send_at(now)
-        if self._paced_until <= now + _PACE_S or self._paced_until == NEVER:
-            self._paced_until = NEVER
-            return True
-        return False
-
-    def _send_frame(self, frame: int, now: float) -> Outgoing:
-        self._settled_at = now + self._settling_s
-        parity = self._parity(*self._frames.parts(frame))
-        outgoing = self._frames.send(frame, self.credit.spend(), now, parity=parity)
-        self.loss.sent(self.credit.sent)
-        if self.control is not None:
-            self.control.sent(frame, self._frames.wire_bytes(frame), now, first_bytes=len(outgoing.data))
-            self.control.credited(self.credit.available(now))
-        return outgoing
-
-    def _parity(self, parts: int, size: int) -> int:
-        """How many parity parts a frame of so many parts and bytes gets."""
-        if not parts or self.welcome is None or not self.welcome.parity_parts_max:
-            return 0
-        room = NEVER if self.control is None else self.control.room(size)
-        return parity_worth(parts, self.loss.share, room, min(self.welcome.parity_parts_max, FRAME_PARITY_PARTS_MAX))
-
-    @property
-    def _settling_s(self) -> float:
-        """After this long a frame has arrived or is lost: a few one-way times."""
-        return max(0.05, 4 * self.clock.one_way_s)
+        return self._sending.next(now, is_open=self.state == states.OPEN)
 
     # --- Timers -----------------------------------------------------------------------------------------------
 
@@ -280,10 +254,10 @@ class EdgeSession(Session[events.EdgeEvent]):
         """See Session."""
         if self.state == states.CLOSED:
             return None
-        at = min(self._pings.next_at, self._hello_until, self._stop_until, self._goodbye_until, self._probe_at)
+        at = min(self._pings.next_at, self._hello_until, self._stop_until, self._goodbye_until)
         if self.state in (states.OPEN, states.STOPPING):
             at = min(at, self._idle_at())
-        at = min(at, self._frames.next_due_at(), self._paced_until)
+        at = min(at, self._frames.next_due_at(), self._sending.next_at)
         return None if at == NEVER else at
 
     def timer(self, now: float) -> None:
@@ -307,10 +281,7 @@ class EdgeSession(Session[events.EdgeEvent]):
         self._check_drained(now)
         if self.state == states.CLOSED:
             return
-        if now >= self._paced_until:
-            self._paced_until = NEVER  # poll_send asks again
-        if now >= self._probe_at:
-            self._probe_at = NEVER
+        if self._sending.due(now):
             self._queue_ping()
         if self._pings.due(now):
             self._queue_ping()
@@ -344,6 +315,7 @@ class EdgeSession(Session[events.EdgeEvent]):
             self._frames.resend()
         self._hello_until = NEVER
         self.welcome = message
+        self._sending.parity_parts_max = message.parity_parts_max
         self._resume_token = message.resume_token
         self._pings.start(now)
         self._events.append(events.Connected(message))
@@ -406,12 +378,7 @@ class EdgeSession(Session[events.EdgeEvent]):
     def _take_credit(self, sent_frames_max: int, valid_ms: int, now: float) -> None:
         before = self.credit.available(self._now)
         self._now = now
-        self.credit.take(sent_frames_max, valid_ms, now)
-        after = self.credit.available(now)
-        if self.control is not None:
-            self.control.credited(after)
-        if after:
-            self._probe_at = NEVER
+        after = self._sending.take_credit(sent_frames_max, valid_ms, now)
         if self.state == states.OPEN and after and not before:
             self._events.append(events.CreditChanged(after))
 
@@ -452,9 +419,7 @@ class EdgeSession(Session[events.EdgeEvent]):
     def _end_session(self, detail: str) -> None:
         """The server's side of the session is gone; frames that were with it will never be answered."""
         self._resume_token = b""
-        self.credit.begin()
-        self.loss.begin()
-        self._settled = 0
+        self._sending.begin()
         if self.lossless:
             self._frames.resend()
         else:
@@ -483,7 +448,4 @@ class EdgeSession(Session[events.EdgeEvent]):
         return limits.PAYLOAD_BYTES_MAX if self.welcome is None else self.welcome.payload_bytes_max
 
     def _sent_frames(self) -> int:
-        """Frames that have arrived or never will: a Ping must not overtake a frame and report it lost."""
-        if self._now >= self._settled_at:
-            self._settled = self.credit.sent
-        return self._settled
+        return self._sending.settled_frames(self._now)

@@ -67,11 +67,11 @@ def opencv(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_a_camera_gives_rgb_and_is_asked_for_size_and_rate(opencv: SimpleNamespace) -> None:
     """One buffer only: the newest frame counts."""
-    source = open_source("0", size=(640, 480), fps=25)
+    source = open_source("0", size=(1280, 720), fps=25)
     pixels, media_time = next(iter(source))
     assert pixels[0, 0].tolist() == [0, 0, 200]
     assert media_time is None
-    assert opencv.made[0].settings == {6: 1, 3: 640, 4: 480, 5: 25, 38: 1}
+    assert opencv.made[0].settings == {6: 1, 3: 1280, 4: 720, 5: 25, 38: 1}
     assert (source.name, source.live) == ("camera 0", True)
 
 

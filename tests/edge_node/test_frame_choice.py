@@ -12,10 +12,11 @@ from rich.console import Console
 
 from edge_node.drops import explain_drops
 from edge_node.live_table import headless_line, render
-from edge_node.monitor import Monitor, RunFacts
+from edge_node.monitor import Monitor
 from edge_node.outcomes import Outcomes
 from edge_node.payload import Encoded
 from edge_node.records import ANSWERED, UNCHANGED, FrameRecord, LabelScore
+from edge_node.summary import RunFacts
 from pipeline.clock import VirtualClock
 from pipeline.frame import Frame
 from pipeline.rate_control import EncodeChoice, RateChoice, RateControl, Rung

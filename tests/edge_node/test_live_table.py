@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from edge_node.live_table import LiveTable, headless_line, render
-from edge_node.monitor import Monitor, RunFacts
+from edge_node.monitor import Monitor
 from edge_node.records import ANSWERED, FrameRecord, LabelScore
+from edge_node.summary import RunFacts
 from pipeline.clock import VirtualClock
 from pipeline.stages import CAPTURE_TO_RESULT
 

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from edge_node.drops import CAUSES, explain_drops
-from edge_node.monitor import FRAMES_KEPT, Monitor, RunFacts
+from edge_node.monitor import FRAMES_KEPT, Monitor
 from edge_node.records import ANSWERED, FrameRecord, LabelScore
+from edge_node.summary import RunFacts
 from pipeline import accounting
 from pipeline.clock import VirtualClock
 

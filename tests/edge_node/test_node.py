@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge_node.monitor import Monitor, Summary
+from edge_node.monitor import Monitor
 from edge_node.node import LOSSLESS_FRAMES, EdgeNode, NodeSettings
 from edge_node.payload import Encoded, Kind
+from edge_node.presenter import presenters
 from edge_node.records import FrameRecord
+from edge_node.summary import Summary
 from pipeline.errors import EngineError, InputError, ProtocolError, TransportError
 from pipeline.frame import Frame, Picture
+from pipeline.preprocess import PreprocessSpec
 from pipeline.wire.edge_session import EdgeSession
-from pipeline.wire.events import FrameReceived, JpegReceived
+from pipeline.wire.events import Disconnected, FrameReceived, JpegReceived
 from pipeline.wire.messages import Welcome
 from pipeline.wire.server_session import ServerSession
 from pipeline.wire.stage_marks import StageMarks
@@ -299,6 +303,26 @@ def test_no_server_is_a_transport_error() -> None:
     run.node.close()
 
 
+def test_what_the_last_attempt_failed_for_is_told() -> None:
+    """ "No server answered" alone sends people to the wrong place: something may answer there, and say why not."""
+    run = Run(Script(5))
+
+    class Refused:
+        def call(self, function: object) -> None: ...
+
+        def close(self, timeout: float) -> None: ...
+
+    def connect(session: EdgeSession, on_event: Callable[..., None]) -> Refused:
+        on_event(Disconnected("nobody listens"))
+        on_event(Disconnected("ws://127.0.0.1:80 answers HTTP 404"))
+        return Refused()
+
+    run.node._connect = connect
+    with pytest.raises(TransportError, match=r"within 0.1 s \(ws://127.0.0.1:80 answers HTTP 404\): is `frankenstream"):
+        run.node.start(connect_timeout_s=0.1)
+    run.node.close()
+
+
 class Hanging(Script):
     """A camera that gives one picture and then blocks."""
 
@@ -342,6 +366,21 @@ def test_odd_pictures_are_made_rgb_before_anything_else_sees_them() -> None:
     assert (frame.pixels.shape, frame.pixels.flags.c_contiguous) == ((3, 5, 3), True)
     assert answer is not None
     assert answer.frame == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_costs_the_video_and_nothing_else(tmp_path: Path) -> None:
+    """One line; every frame is answered all the same."""
+    pytest.importorskip("PIL")
+    path = tmp_path / "out.mp4"
+    path.symlink_to("/dev/full")
+    run = Run(Script(20), lossless=True, keep_view=True)
+    with presenters(run.node, PreprocessSpec(), save=path, show=False, fps=30.0):
+        summary = run.go()
+    assert summary.answered == 20
+    assert run.lines == [
+        f"the video {str(path)!r} ends before its time (No space left on device): later frames are not in it"
+    ]
 
 
 def test_replay_is_paced() -> None:

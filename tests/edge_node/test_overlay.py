@@ -9,10 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from edge_node.monitor import Rolling
 from edge_node.overlay import Overlay, VideoWriter, Window
 from edge_node.records import ANSWERED, FrameRecord, LabelScore
-from pipeline.errors import ConfigError
+from edge_node.summary import Rolling
+from pipeline.errors import ConfigError, InputError
 from pipeline.frame import Frame
 from pipeline.preprocess import PreprocessSpec
 
@@ -74,6 +74,24 @@ def test_a_film_that_cannot_be_written_is_a_config_error(tmp_path: Path) -> None
     """With the path."""
     with pytest.raises(ConfigError, match="cannot be written"):
         VideoWriter(tmp_path / "nowhere" / "out.mp4", 30.0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("pictures", [1, 300])
+def test_a_full_disk_ends_the_film_once(tmp_path: Path, pictures: int) -> None:
+    """On the way or, for what was still waiting, at the end; what is written after that goes nowhere."""
+    path = tmp_path / "out.mp4"
+    path.symlink_to("/dev/full")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    film, failures = VideoWriter(path, 30.0), []
+    for step in [lambda at=at: film.write(noise, at / 30) for at in range(pictures)] + [film.close, film.close]:
+        try:
+            step()
+        except InputError as error:
+            failures.append(str(error))
+    assert failures == [
+        f"the video {str(path)!r} ends before its time (No space left on device): later frames are not in it"
+    ]
 
 
 def test_an_unknown_kind_of_film_is_a_config_error(tmp_path: Path) -> None:

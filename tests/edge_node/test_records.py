@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_node.records import FrameLog, FrameRecord, LabelScore, labels_by_task
+from edge_node.records import LOG_RECORDS, FrameLog, FrameRecord, LabelScore, labels_by_task
 from pipeline.errors import ConfigError
 from pipeline.wire.messages import Label, TaskResult
 
@@ -30,6 +30,18 @@ def test_a_log_that_cannot_be_written_is_a_config_error(tmp_path: Path) -> None:
     """With the path and the reason."""
     with pytest.raises(ConfigError, match="cannot be written: No such file or directory"):
         FrameLog(tmp_path / "nowhere" / "frames.jsonl")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("records", [1, 10 * LOG_RECORDS])
+def test_a_full_disk_ends_the_log_and_nothing_else(records: int) -> None:
+    """Told once, on the way or, for what was still waiting, at the end."""
+    told: list[str] = []
+    with FrameLog("/dev/full", notify=told.append) as log:
+        for number in range(records):
+            log.write(FrameRecord(frame=number, state="lost", detail="x" * 10_000))
+        assert not log._waiting or records == 1
+    assert told == ["the log '/dev/full' ends before its time (No space left on device): later frames are not in it"]
 
 
 def test_tasks_with_labels_and_tasks_with_errors_are_told_apart() -> None:

@@ -101,6 +101,12 @@ def test_a_server_that_refuses_says_why(bundle: Bundle) -> None:
         Load(server.urls[0], "0" * 64, [b"x"], fps=10.0, duration_s=1.0).step(1)
 
 
+def test_a_server_that_is_not_there_is_told_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("frankenstream.load.CONNECT_TIMEOUT_S", 0.1)
+    with pytest.raises(TransportError, match=r"within 0.1 s \(nobody listens at memory://nobody\): is `frankenstream"):
+        Load("memory://nobody", "0" * 64, [b"x"], fps=10.0, duration_s=1.0).step(1)
+
+
 def test_device_report_names_what_the_edge_would_use(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,3 +197,15 @@ def test_flags_that_make_no_sense_are_refused(latents: Path, server: Server, bun
         run(latents, server, bundle, output=OutputSettings(save=tmp_path / "a.mp4"))
     with pytest.raises(ConfigError, match="exists already"):
         run(latents, server, bundle, output=OutputSettings(record=latents))
+    encoder = EncoderSettings(bundle=Path(bundle.where), layers=3, sticky="off")
+    with pytest.raises(ConfigError, match=r"leave --layers, --sticky, --fps out"):
+        run(latents, server, bundle, encoder=encoder, stream=StreamSettings(fps=5.0))
+
+
+def test_the_log_says_what_the_session_knew(latents: Path, server: Server, bundle: Bundle, tmp_path: Path) -> None:
+    """As that of a live run does."""
+    log = OutputSettings(headless=True, log=tmp_path / "log.jsonl")
+    run(latents, server, bundle, lossless=True, pace=Pace(realtime=False), output=log)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert len(lines) == FRAMES
+    assert all(line["bits_per_pixel"] > 0 and line["credits"] >= 0 for line in lines)

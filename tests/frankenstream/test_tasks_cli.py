@@ -131,7 +131,6 @@ def test_a_running_server_takes_it_over(pictures: Path, bundle: Path, capsys: py
                     "capture",
                     "probe",
                     label,
-                    "--from-stream",
                     "--frames",
                     "8",
                     "--every",

@@ -335,7 +335,7 @@ def test_a_frame_that_is_lost_in_part_costs_only_itself() -> None:
     world = a_clean_world()
     world.session.part_bytes = 20
     world.payload.sticky_threshold = 0.0  # frames of more than one part
-    world.session._parity = lambda parts, size: 0  # type: ignore[method-assign]
+    world.session._sending.parity_parts_max = 0
     stream(world, 60)
     before, compared = world.referring, world.compared
     poll, lost = world.session.poll_send, []

@@ -28,7 +28,6 @@ def capture(
     name: str,
     label: str,
     *,
-    from_stream: bool = True,
     address: ServerAddress | None = None,
     frames: int = 20,
     every: float = 0.2,
@@ -47,8 +46,6 @@ def capture(
         The task.
     label:
         What the camera sees now.
-    from_stream:
-        From a live edge: where examples come from.
     frames:
         How many.
     every:
@@ -63,8 +60,6 @@ def capture(
         Forget earlier captures of this label.
     """
     console = Console(highlight=False)
-    if not from_stream:
-        raise ConfigError("examples are captured from a stream: leave --no-from-stream out, or see `tasks add`")
     task, label = free_name(name), label_text(label)
     if not 1 <= frames <= limits.CAPTURE_FRAMES_MAX:
         raise ConfigError(f"frames is {frames}, expected 1 to {limits.CAPTURE_FRAMES_MAX}")

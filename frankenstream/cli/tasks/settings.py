@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from frankenstream.config import DEFAULT_HTTP
+from frankenstream.config import DEFAULT_HTTP, AdminToken
 from frankenstream.task_client import TaskClient
 from pipeline.errors import FrankenError
 from tasks.head_file import HeadFiles
@@ -30,18 +31,21 @@ class ServerAddress:
     Parameters
     ----------
     server:
-        Admin interface of a running server, http://HOST:PORT; none is told if not given.
+        Admin interface of a running server, http(s)://HOST:PORT; none is told if not given.
     token:
         Its admin token, required beyond loopback.
+    ca:
+        Certificate of a local authority (the server's ca.pem); the system's authorities if not given.
     """
 
     server: str = ""
-    token: Annotated[str, Parameter(env_var="FRANKENSTREAM_ADMIN_TOKEN")] = ""
+    token: AdminToken = ""
+    ca: Path | None = None
 
     def client(self, default: str = "") -> TaskClient | None:
         """A client, or None where no server is named."""
         url = self.server or default
-        return TaskClient(url, token=self.token) if url else None
+        return TaskClient(url, token=self.token, ca=self.ca) if url else None
 
 
 def hand_over(console: Console, name: str, files: list[HeadFiles], address: ServerAddress) -> None:

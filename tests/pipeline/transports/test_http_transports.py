@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
 import threading
 from pathlib import Path
@@ -13,13 +15,13 @@ pytest.importorskip("aiortc")
 
 from frankenstream.tls import local_certificate, server_context
 from pipeline.errors import ConfigError, TransportError
-from pipeline.transports import LinkModel, connect, listen
+from pipeline.transports import LinkModel, connect, listen, websocket_edge
 from pipeline.transports import webrtc_edge as webrtc_edges
 from pipeline.transports.access import ClientAccess, IceServer, ServerAccess
-from pipeline.transports.asyncio_edge import AsyncioEdge
+from pipeline.transports.asyncio_edge import AsyncioEdge, Hooks, OpenFailed
 from pipeline.wire import EdgeSession
 from pipeline.wire.events import Answered, Closed, Connected, Disconnected, SessionOpened
-from tests.pipeline.transports.streams import AnsweringServer, StreamingEdge, eventually, make_directory
+from tests.pipeline.transports.streams import PATIENCE_S, AnsweringServer, StreamingEdge, eventually, make_directory
 
 
 @pytest.fixture(params=["ws", "webrtc+http"])
@@ -123,6 +125,30 @@ def test_no_server_is_no_error(url: str) -> None:
         assert "does not answer" in edge.of(Disconnected)[0].reason
         with AnsweringServer(where):
             edge.wait_for(Connected)
+
+
+def test_an_attempt_that_is_given_up_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something accepts and says nothing: it sees the end of the connection when the attempt ends."""
+    monkeypatch.setattr(websocket_edge, "_ATTEMPT_S", 0.05)
+    nothing = Hooks(lambda data: None, lambda reason: None, lambda: None, lambda outgoing, detail: None)
+
+    async def attempt() -> None:
+        ended = asyncio.Event()
+
+        async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while await reader.read(4096):
+                    pass
+            ended.set()
+            writer.close()
+
+        async with await asyncio.start_server(mute, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(OpenFailed, match="did not answer within"):
+                await websocket_edge.WebSocketRoute(ClientAccess()).open(f"ws://127.0.0.1:{port}", nothing)
+            await asyncio.wait_for(ended.wait(), PATIENCE_S)
+
+    asyncio.run(attempt())
 
 
 def test_port_in_use_is_told(url: str) -> None:

@@ -339,6 +339,18 @@ def test_stop_does_not_wait_for_a_mute_server() -> None:
     assert pair.edge.state == CLOSED
 
 
+def test_a_second_stop_changes_nothing() -> None:
+    """While Goodbye is awaited no timer is due at once, again and again."""
+    pair = Pair().open()
+    pair.keep = lambda outgoing: False
+    pair.edge.stop(pair.now)
+    pair.edge.timer(pair.now)
+    before = pair.edge.timer_at()
+    pair.edge.stop(pair.now)
+    pair.edge.timer(pair.now)
+    assert before == pair.edge.timer_at()
+
+
 def test_frames_after_the_end_are_counted() -> None:
     """The law holds for what a node captures while it is being stopped."""
     pair = Pair().open()
