@@ -37,10 +37,3 @@ class Handover:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-
-    def clear(self) -> list[Frame]:
-        """Take out all frames at once."""
-        with self._changed:
-            left = list(self._frames)
-            self._frames.clear()
-            return left

@@ -16,8 +16,9 @@ from pipeline.wire import events, messages, states
 from pipeline.wire.credits import CreditBalance
 from pipeline.wire.edge_frames import EdgeFrames, FrameKind
 from pipeline.wire.edge_sending import EdgeSending
+from pipeline.wire.messages import LimitError
 from pipeline.wire.part_loss import LossEstimate
-from pipeline.wire.session import NEVER, LimitError, Outgoing, Session, one_line
+from pipeline.wire.session import NEVER, Outgoing, Session, one_line, reason_of
 from pipeline.wire.stage_marks import StageMarks, stages_ms
 
 
@@ -426,8 +427,7 @@ class EdgeSession(Session[events.EdgeEvent]):
             self._frames.drop_sent("disconnected", detail)
 
     def _broken(self, error: RemoteProtocolError, now: float) -> None:
-        reason = "limit" if isinstance(error, LimitError) else "protocol"
-        detail = one_line(str(error))
+        reason, detail = reason_of(error), one_line(str(error))
         self._close(reason, detail, clean=False, cause="disconnected")
         self._control.append(messages.Goodbye(reason, detail, sent_frames=self.credit.sent))
 

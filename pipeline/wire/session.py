@@ -24,8 +24,7 @@ from pipeline.accounting import FrameAccount
 from pipeline.errors import LocalProtocolError, RemoteProtocolError
 from pipeline.wire import messages
 from pipeline.wire.clock_offset import ClockOffset, PingSchedule
-from pipeline.wire.messages import LimitError as LimitError
-from pipeline.wire.messages import Message, Ping, Pong
+from pipeline.wire.messages import LimitError, Message, Ping, Pong
 from pipeline.wire.stage_marks import micros
 from pipeline.wire.states import CLOSED, Table, trigger_of
 

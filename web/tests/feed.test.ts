@@ -210,4 +210,5 @@ test("the choice and its expected loss are said in words", () => {
     /^Quality high, your choice; a link of about 2.44 Mbit\/s takes 30.0 frames\/s of it\. .*2 of 8 layers arrived: expected loss 30.4 points\.$/,
   );
   expect(rateText({ ...known, kbps: 450, rung: { ...known.rung, lossPoints: null } }, false, null)).toMatch(/450 kbit\/s.*Expected loss not measured/);
+  expect(rateText({ ...known, rung: { ...known.rung, lossPoints: -0.3 } }, false, null)).toMatch(/No loss expected against/);
 });

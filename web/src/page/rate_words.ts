@@ -27,7 +27,8 @@ function pinnedText({ fps, kbps }: RateChoice): string {
 }
 
 function lossText(points: number | null): string {
-  return points === null ? "Expected loss not measured" : `Expected loss ${points.toFixed(1)} points`;
+  if (points === null) return "Expected loss not measured";
+  return points <= 0 ? "No loss expected" : `Expected loss ${points.toFixed(1)} points`; // Below 0 is chance.
 }
 
 function linkText(kbps: number): string {

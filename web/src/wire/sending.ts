@@ -1,4 +1,4 @@
-/** Which frame leaves when, and in what: credit, the turns of rate control, parts and their parity (pipeline/wire/edge_session.py). */
+/** Which frame leaves when, and in what: credit, the turns of rate control, parts and their parity (pipeline/wire/edge_sending.py). */
 import { FRAME_PARITY_PARTS_MAX } from "../limits";
 import type { ClockOffset } from "./clock";
 import { CreditBalance } from "./credits";
