@@ -3,8 +3,8 @@
     python -m benchmarks.edge --json FILE
 
 Claims: (1) from a 224x224 RGB frame, `stem` in int8 takes at most 1.5 ms in all (`frankensplit` was to take 4, and does
-not); (2) the process stays below 200 MB and does not grow; (3) that is far less than running the backbone with its heads
-right here. Where (3) does not hold on your machine, run the backbone there.
+not); (2) the process stays below 200 MB and does not grow; (3) that is far less than running the backbone with its
+heads right here. Where (3) does not hold on your machine, run the backbone there.
 
 Everything is pinned to one core and takes turns frame by frame, so that whatever else the machine does hits all alike.
 `_p50_ms` are medians of wall time; `whole_cpu_p50_ms` is processor time. Encoders that the bundle does not carry have

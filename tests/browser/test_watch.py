@@ -212,7 +212,8 @@ def test_the_strip_says_what_was_chosen_by_itself_and_what_it_loses(server: Serv
     """And the slider follows."""
     page = open_page(server.http_url)
     wait_for_text(page, "#rate-text", r"^Quality \w+, chosen for a link of about [\d.]+ .bit/s: [\d.]+ frames/s\.")
-    wait_for_text(page, "#rate-text", r"(Expected loss \d+\.\d points|No loss expected) against the unmodified backbone\.")
+    loss = r"(Expected loss \d+\.\d points|No loss expected) against the unmodified backbone\."
+    wait_for_text(page, "#rate-text", loss)
     assert page.is_checked("#quality-auto")
     page.wait_for_function(
         """() => {
