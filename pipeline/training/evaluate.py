@@ -98,7 +98,7 @@ def read_labels(archive: Path) -> dict[str, int]:
             assert stream is not None
             rows = list(csv.DictReader(io.TextIOWrapper(stream, "utf-8"), skipinitialspace=True))
     except (OSError, KeyError, UnicodeDecodeError, csv.Error, tarfile.TarError) as error:
-        raise InputError(f"cannot read labels.csv from {archive}: {error}") from error
+        raise InputError(f"cannot read labels.csv from {archive}, expected a tar with it: {error}") from error
     try:
         return {row["filename"].strip(): int(row["imagenet_index"]) for row in rows}
     except (KeyError, AttributeError, TypeError, ValueError) as error:
