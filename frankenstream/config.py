@@ -155,7 +155,7 @@ class ServerSettings:
     keys:
         Folder of the server's CURVE keys (`frankenstream keys create`).
     admin_token:
-        Bearer token of the admin interface; required beyond loopback.
+        Bearer token of the admin interface; beyond loopback one is made for the run if none is given.
     record:
         Record every session to a .mcap file of its own in this folder.
     """
@@ -170,7 +170,9 @@ class ServerSettings:
     batch_size_max: int = 16
     batch_delay_ms: float = 4.0
     keys: Path | None = None
-    admin_token: str = ""
+    admin_token: Annotated[str, Parameter(env_var=["FRANKENSTREAM_SERVE_ADMIN_TOKEN", "FRANKENSTREAM_ADMIN_TOKEN"])] = (
+        ""
+    )
     record: Path | None = None
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from analytics_server.front import FrontSettings
+from analytics_server.http import parse_address
 from frankenstream.config import DoorSettings, ServerSettings, ice_servers, names
 from frankenstream.pairing import device_secret, link_url, show_link
 from frankenstream.tls import server_context
 from pipeline.bundle import home_folder
+from pipeline.transports.base import is_loopback
 
 if TYPE_CHECKING:
     from analytics_server import Server
@@ -20,6 +24,18 @@ if TYPE_CHECKING:
 def tls_folder() -> Path:
     """Where the local authority of `--tls local` is kept."""
     return home_folder() / "tls"
+
+
+def with_admin_token(settings: ServerSettings) -> ServerSettings:
+    """With a token made for this run, which is printed, where the admin interface needs one: beyond loopback.
+
+    Raises ConfigError for an address that is none.
+    """
+    if settings.admin_token or not settings.http or is_loopback(parse_address(settings.http)[0]):
+        return settings
+    token = secrets.token_urlsafe(16)
+    print(f"admin token of this run (FRANKENSTREAM_ADMIN_TOKEN chooses one): {token}", flush=True)
+    return replace(settings, admin_token=token)
 
 
 def front_settings(settings: ServerSettings, door: DoorSettings) -> FrontSettings:

@@ -54,11 +54,12 @@ def build_server(settings: ServerSettings, door: DoorSettings) -> Server:
     """The server that `settings` and `door` describe, not started. Raises FrankenError."""
     try:
         from analytics_server import Server
-        from frankenstream.door import front_settings
+        from frankenstream.door import front_settings, with_admin_token
     except ModuleNotFoundError as error:
         raise ConfigError(f"the server needs {error.name}: pip install 'frankenstream[server]'") from None
     from pipeline.transports import ServerKeys
 
+    settings = with_admin_token(settings)
     return Server(
         Bundle.open(settings.bundle),
         names(settings.listen),

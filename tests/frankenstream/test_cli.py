@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from frankenstream.cli import COMMANDS, run
+from pipeline.errors import ConfigError
 from tests.bundles import random_bundle
 
 
@@ -127,3 +128,24 @@ def test_doctor_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "range coder" in out
     assert "onnxruntime" in out
+
+
+def test_an_admin_token_is_made_where_one_is_needed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond loopback, for this run, printed; one of the user's is kept, and loopback needs none."""
+    pytest.importorskip("aiohttp")
+    from frankenstream.config import ServerSettings
+    from frankenstream.door import with_admin_token
+
+    made = with_admin_token(ServerSettings(http="0.0.0.0:8080"))
+    assert len(made.admin_token) > 20
+    assert made.admin_token in capsys.readouterr().out
+    assert with_admin_token(ServerSettings(http="0.0.0.0:8080")).admin_token != made.admin_token
+    for settings in (ServerSettings(http="[::1]:8080"), ServerSettings(http="0.0.0.0:1", admin_token="mine")):
+        assert with_admin_token(settings) == settings
+    with pytest.raises(ConfigError, match="expected HOST:PORT"):
+        with_admin_token(ServerSettings(http="8080"))
+    monkeypatch.setenv("FRANKENSTREAM_ADMIN_TOKEN", "everywhere")
+    assert run(["serve", "--help"]) == 0
+    assert "FRANKENSTREAM_ADMIN_TOKEN" in capsys.readouterr().out
