@@ -56,7 +56,7 @@ class EncoderSettings:
         Bundle folder or .zip; the default one if not given.
     quality:
         Operating point: how many bytes a frame may cost, e.g. low, standard, high. If not given, rate control chooses
-        the best one that the link carries.
+        the best one that a live stream's link carries; elsewhere it is the bundle's default.
     layers:
         Layers of a frame that are sent, from the most important one; all if not given.
     sticky:
@@ -135,7 +135,8 @@ class ServerSettings:
     Parameters
     ----------
     listen:
-        URLs to take frames on, comma separated: tcp://HOST:PORT, ipc://PATH. Beyond loopback keys are required.
+        URLs to take frames on, comma separated: tcp://HOST:PORT, ipc://PATH; beyond loopback keys are required. On
+        loopback also ws://HOST:PORT and webrtc+http://HOST:PORT, which the HTTP port is beside the rest in any case.
     http:
         HOST:PORT of /healthz, /readyz, /metrics and the admin interface; empty: none.
     bundle:

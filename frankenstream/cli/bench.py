@@ -91,7 +91,7 @@ def load(
     bundle:
         Bundle folder or .zip, the server's; the default one if not given.
     quality:
-        Operating point of the latents.
+        Operating point of the latents; the bundle's default if not given.
     tasks:
         Tasks to ask for, comma separated; all of the backbone's if not given.
     backbone:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -21,7 +21,9 @@ app = App(name="bundle", help="Look at bundles and verify them.")
 
 
 @app.command
-def info(bundle: Path | None = None, *, as_json: bool = False) -> None:
+def info(
+    bundle: Path | None = None, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False
+) -> None:
     """Show ids, rates, backbones, heads and measured figures.
 
     Parameters
@@ -52,7 +54,13 @@ def info(bundle: Path | None = None, *, as_json: bool = False) -> None:
 
 @app.command
 def verify(bundle: Path | None = None) -> None:
-    """Check every file, the tables, the encoder and the heads."""
+    """Check every file, the tables, the encoder and the heads.
+
+    Parameters
+    ----------
+    bundle:
+        Folder or .zip; the default bundle if not given.
+    """
     for line in verify_bundle(bundle):
         print(f"good  {line}")
 
@@ -65,6 +73,8 @@ def pack_edge(destination: Path, *, bundle: Path | None = None) -> None:
     ----------
     destination:
         File to write.
+    bundle:
+        Folder or .zip; the default bundle if not given.
     """
     if destination.exists():
         raise ConfigError(f"{destination} exists: name a new file")

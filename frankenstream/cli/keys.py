@@ -72,7 +72,13 @@ def admit(name: str, *, folder: Path | None = None, key: Path | None = None) -> 
 
 @app.command
 def show(*, folder: Path | None = None) -> None:
-    """List who may connect."""
+    """List who may connect.
+
+    Parameters
+    ----------
+    folder:
+        The server's key folder; keys/ in the data folder if not given.
+    """
     place = folder or keys_folder()
     print(f"server  {load_public(place / 'server.key').decode()}")
     for path in sorted((place / "clients").glob("*.key")):

@@ -219,7 +219,7 @@ def head(
     data: Path,
     bundle: Path,
     backbones: str = "",
-    operating_point: str = "",
+    quality: str = "",
     pictures: int | None = None,
     views: int = 2,
     cache: Path | None = None,
@@ -240,8 +240,8 @@ def head(
         Folder of the bundle that gets the head.
     backbones:
         Backbones to train it on, comma separated; all of the bundle's if not given.
-    operating_point:
-        Quality to train through; the bundle's default if not given.
+    quality:
+        Operating point to train through; the bundle's default if not given.
     pictures:
         At most so many of each split, for a quick look.
     views:
@@ -256,7 +256,7 @@ def head(
     from frankenstream.train_recipe import train_heads_into
 
     train_heads_into(
-        bundle, data, tasks=names(task), backbones=names(backbones), operating_point=operating_point,
+        bundle, data, tasks=names(task), backbones=names(backbones), operating_point=quality,
         pictures_max=pictures, views=views, cache=cache, threads=threads, dry_run=dry_run, console=Console(),
     )  # fmt: skip
 

@@ -31,7 +31,8 @@ class ServerAddress:
     Parameters
     ----------
     server:
-        Admin interface of a running server, http(s)://HOST:PORT; none is told if not given.
+        Admin interface of a running server, http(s)://HOST:PORT. If not given none is told, and this machine's is asked
+        for captures.
     token:
         Its admin token, required beyond loopback.
     ca:
