@@ -8,15 +8,16 @@ import { BundleError } from "../errors";
 import { readZip } from "./zip";
 
 const FORMAT = 1;
-/** int8 may be used only if it loses at most so many points more than fp32. */
-const INT8_EXTRA_LOSS_MAX = 0.1;
+/** int8 may be used only if it loses at most so many points more than fp32, and its frames take at most so much more. */
+const INT8_EXTRA_LOSS_POINTS_MAX = 0.1;
+const INT8_EXTRA_BYTES_PERCENT_MAX = 5;
 
 interface Spec {
   format: number;
   default_operating_point: string;
   latent: { layers: number[] };
   preprocess: { size: number; crop: string; colour: string; filter: string };
-  analysis: { name: string; fp32: string; int8?: string; int8_extra_loss_points?: number };
+  analysis: { name: string; fp32: string; int8?: string; int8_extra_loss_points?: number; int8_extra_bytes_percent?: number };
   tables: { file: string };
   contexts?: unknown[];
   operating_points: {
@@ -56,9 +57,14 @@ export class EdgeBundle {
     this.size = spec.preprocess.size;
     this.analysisName = spec.analysis.name;
     this.fp32 = read(spec.analysis.fp32);
-    const allowed = (spec.analysis.int8_extra_loss_points ?? Infinity) <= INT8_EXTRA_LOSS_MAX;
-    this.int8 = spec.analysis.int8 && allowed ? read(spec.analysis.int8) : null;
+    this.int8 = int8Allowed(spec.analysis) ? read(spec.analysis.int8!) : null;
   }
+}
+
+/** Whether int8 is there and may be used (pipeline/bundle/manifest.py); not where its loss was not measured. */
+export function int8Allowed(analysis: Spec["analysis"]): boolean {
+  const { int8, int8_extra_loss_points: loss = Infinity, int8_extra_bytes_percent: bytes = 0 } = analysis;
+  return Boolean(int8) && loss <= INT8_EXTRA_LOSS_POINTS_MAX && bytes <= INT8_EXTRA_BYTES_PERCENT_MAX;
 }
 
 function parseSpec(data: Uint8Array): Spec {
