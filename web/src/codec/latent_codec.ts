@@ -1,7 +1,7 @@
 /** Symbols to a bitstream. The encoding half of pipeline/codec/latent_codec.py; equal bytes for equal symbols. */
 import { BitstreamError, BundleError } from "../errors";
-import { LATENT_SIDE_MAX, PAYLOAD_BYTES_MAX, SYMBOL_MAGNITUDE_MAX } from "../limits";
-import { packHeader } from "./bitstream";
+import { LATENT_SIDE_MAX, SYMBOL_MAGNITUDE_MAX } from "../limits";
+import { LAYERS_BYTES_MAX, packHeader } from "./bitstream";
 import { contextValues, hasChanges, hasCheckerboard, termValues, type Contexts, type Term } from "./contexts";
 import { layerCheck, Steps } from "./range_coder";
 import { PLACE_CONTEXTS, type Tables, type TableSet } from "./tables";
@@ -243,15 +243,16 @@ export class LatentCodec {
   }
 }
 
-function assemble(parts: readonly Uint8Array[], grid: Grid, point: number, reference: Reference | null): Uint8Array {
+/** Header and layers. Throws BitstreamError where Python and C do: the layers alone count. */
+export function assemble(parts: readonly Uint8Array[], grid: Grid, point: number, reference: Reference | null): Uint8Array {
+  const layersBytes = parts.reduce((sum, part) => sum + part.length, 0);
+  if (layersBytes > LAYERS_BYTES_MAX) {
+    throw new BitstreamError(`the layers need ${layersBytes} bytes, limit ${LAYERS_BYTES_MAX}: take a lower quality`);
+  }
   const header = packHeader({
     ...grid, operatingPoint: point, lengths: parts.map((part) => part.length / 2), reference,
   });
-  const size = parts.reduce((sum, part) => sum + part.length, header.length);
-  if (size > PAYLOAD_BYTES_MAX) {
-    throw new BitstreamError(`the frame needs ${size} bytes, limit ${PAYLOAD_BYTES_MAX}: take a lower quality`);
-  }
-  const bitstream = new Uint8Array(size);
+  const bitstream = new Uint8Array(header.length + layersBytes);
   bitstream.set(header);
   let at = header.length;
   for (const part of parts) {
