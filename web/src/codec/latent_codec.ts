@@ -2,7 +2,7 @@
 import { BitstreamError, BundleError } from "../errors";
 import { LATENT_SIDE_MAX, SYMBOL_MAGNITUDE_MAX } from "../limits";
 import { LAYERS_BYTES_MAX, packHeader } from "./bitstream";
-import { contextValues, hasChanges, hasCheckerboard, termValues, type Contexts, type Term } from "./contexts";
+import { contextCount, contextValues, hasChanges, hasCheckerboard, type Contexts, type Term } from "./contexts";
 import { layerCheck, Steps } from "./range_coder";
 import { PLACE_CONTEXTS, type Tables, type TableSet } from "./tables";
 
@@ -233,7 +233,7 @@ export class LatentCodec {
   private checkContexts(terms: readonly Term[][], set: TableSet | null): void {
     if (!set) throw new BundleError("the bundle declares inter contexts, its tables have none: fetch it again");
     terms.forEach((layerTerms, layer) => {
-      const count = layerTerms.reduce((product, term) => product * termValues(term), 1);
+      const count = contextCount(layerTerms);
       for (let channel = this.layerFirst[layer]!; channel < this.layerFirst[layer + 1]!; channel++) {
         if (set.contexts[channel] !== count) {
           throw new BundleError(`tables have ${set.contexts[channel]} contexts for channel ${channel}, expected ${count}`);
