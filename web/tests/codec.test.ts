@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { encodeGolden, type GoldenFile } from "../src/codec/golden";
-import { assemble } from "../src/codec/latent_codec";
+import { assemble } from "../src/codec/latent_encoder";
 import { quantise } from "../src/codec/quantisation";
 
 const FOLDER = new URL("../../tests/golden/bitstream/", import.meta.url);

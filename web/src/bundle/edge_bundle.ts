@@ -1,6 +1,6 @@
 /** The edge half of a bundle: all that encoding needs (pipeline/bundle/store.py). */
 import { parse } from "smol-toml";
-import { LatentCodec } from "../codec/latent_codec";
+import { LatentEncoder } from "../codec/latent_encoder";
 import { parseContexts } from "../codec/contexts";
 import { parseTables } from "../codec/tables";
 import type { OperatingPoint } from "../codec/quantisation";
@@ -27,7 +27,7 @@ interface Spec {
 }
 
 export class EdgeBundle {
-  readonly codec: LatentCodec;
+  readonly encoder: LatentEncoder;
   readonly points: OperatingPoint[];
   readonly defaultPoint: number;
   readonly size: number;
@@ -44,7 +44,7 @@ export class EdgeBundle {
       return data;
     };
     const spec = parseSpec(read("spec.toml"));
-    this.codec = new LatentCodec(
+    this.encoder = new LatentEncoder(
       spec.latent.layers, parseContexts(spec.contexts ?? [], spec.latent.layers), parseTables(read(spec.tables.file)),
     );
     this.points = spec.operating_points.map((point) => ({

@@ -30,7 +30,7 @@ interface Job extends Grid {
   refreshed: Uint8Array | null;
 }
 
-export class LatentCodec {
+export class LatentEncoder {
   readonly channels: number;
   /** First channel of each layer, and the number of channels. */
   private readonly layerFirst: number[];
@@ -173,24 +173,24 @@ export class LatentCodec {
 
   private addChannel(job: Job, channel: number, checkerboard: boolean): void {
     const { height, width } = job;
-    const row0 = job.point * job.set.rowLength + job.set.contextFirst[channel]!;
+    const firstContext = job.point * job.set.rowLength + job.set.contextFirst[channel]!;
     if (!checkerboard) {
-      for (let place = 0; place < height * width; place++) this.addSymbol(job, channel, place, row0);
+      for (let place = 0; place < height * width; place++) this.addSymbol(job, channel, place, firstContext);
       return;
     }
     for (let half = 0; half < 2; half++) {
       for (let row = 0; row < height; row++) {
         for (let column = (row + half) & 1; column < width; column += 2) {
-          this.addSymbol(job, channel, row * width + column, row0);
+          this.addSymbol(job, channel, row * width + column, firstContext);
         }
       }
     }
   }
 
-  private addSymbol({ symbols, set, height, width, refreshed }: Job, channel: number, place: number, row0: number): void {
+  private addSymbol({ symbols, set, height, width, refreshed }: Job, channel: number, place: number, firstContext: number): void {
     if (refreshed && !refreshed[place]) return;
     const { low, size, first, freq, start, precision } = this.tables;
-    const table = set.index[row0 + this.context[place]!]!;
+    const table = set.index[firstContext + this.context[place]!]!;
     const symbol = symbols[channel * height * width + place]!;
     const count = size[table]! - 1;
     const slot = symbol - low[table]!;
