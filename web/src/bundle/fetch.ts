@@ -8,7 +8,7 @@ import { BundleError, TransportError } from "../errors";
 import type { OnProgress } from "../progress";
 import { EdgeTransport } from "../transport/edge";
 import { WebSocketRoute } from "../transport/websocket";
-import type { EdgeEvent } from "../wire/events";
+import type { Disconnected, EdgeEvent } from "../wire/events";
 import type { Welcome } from "../wire/messages";
 import { EdgeSession } from "../wire/session";
 
@@ -24,9 +24,9 @@ export class Refused extends TransportError {
 /** The server wants another token, or one at all. */
 export class Unauthorised extends Refused {}
 
-type OnTrouble = (reason: string) => void;
+type OnTrouble = (trouble: Disconnected) => void;
 
-/** What the server has. `onTrouble` hears in words while there is no connection; it goes on until there is one. Throws Refused. */
+/** What the server has. `onTrouble` hears of it while there is no connection; it goes on until there is one. Throws Refused. */
 export function askWelcome(token: string, onTrouble: OnTrouble, signal: AbortSignal): Promise<Welcome> {
   return ask<Welcome>(token, "", onTrouble, signal, (event, _, resolve) => {
     if (event.type === "Connected") resolve(event.welcome);
@@ -59,7 +59,7 @@ async function ask<T>(
     return await new Promise<T>((resolve, reject) => {
       signal.addEventListener("abort", () => reject(new TransportError("stopped")), { once: true });
       const onEvent = (event: EdgeEvent): void => {
-        if (event.type === "Disconnected") onTrouble(event.reason);
+        if (event.type === "Disconnected") onTrouble(event);
         else if (event.type === "Closed") {
           reject(new (event.reason === "unauthorised" ? Unauthorised : Refused)(event.reason, event.detail));
         } else if (transport) {
