@@ -264,6 +264,30 @@ def test_an_end_for_good_is_said_in_words_and_started_again(
         assert not page.is_visible("#error")
 
 
+def test_a_server_that_says_when_to_come_back_is_tried_again_and_its_reason_said(
+    make_server: Callable[..., Server], open_page: Open
+) -> None:
+    with make_server() as server:
+        page = open_page(server.http_url, expected=GONE)
+        wait_for_encoder(page)
+        wait_for_text(page, "#status", "^Live from")
+        for handle in server.handles():
+            handle.call(lambda session, now: session.goodbye("full", "1 sessions, limit 1", now, retry_after_s=3.0))
+        wait_for_text(page, "#status", "^The server has no room for another session: 1 sessions, limit 1. Trying again")
+        wait_for_text(page, "#status", "^Live from")
+        wait_for_more_answers(page)
+
+
+def test_the_title_is_clear_of_the_tabs_on_a_small_phone(server: Server, open_page: Open) -> None:
+    page = open_page(f"{server.http_url}?source=none", viewport={"width": 320, "height": 640})
+    gap_px = page.evaluate("""() => {
+        const title = document.createRange();
+        title.selectNodeContents(document.querySelector('h1'));
+        return document.querySelector('nav a').getBoundingClientRect().left - title.getBoundingClientRect().right;
+    }""")
+    assert gap_px >= 8
+
+
 def test_wrong_token_is_refused_and_the_right_one_accepted(make_server: Callable[..., Server], open_page: Open) -> None:
     with make_server(front=FrontSettings(token="right-token")) as server:
         page = open_page(f"{server.http_url}#token=wrong-token", expected=GONE)

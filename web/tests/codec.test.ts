@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { encodeGolden, type GoldenFile } from "../src/codec/golden";
+import { assemble } from "../src/codec/latent_encoder";
 import { quantise } from "../src/codec/quantisation";
 
 const FOLDER = new URL("../../tests/golden/bitstream/", import.meta.url);
@@ -12,6 +13,12 @@ describe("bitstreams are those of Python", () => {
       test(`${name}: ${what}`, () => expect(actual).toBe(expected));
     }
   }
+});
+
+test("layers may take as many bytes as in Python and C, 80 below the limit of a payload, whatever the header takes", () => {
+  const grid = { height: 1, width: 1 };
+  expect(assemble([new Uint8Array(262_064 - 10), new Uint8Array(10)], grid, 0, null)).toHaveLength(262_064 + 5 + 3 + 1 + 2);
+  expect(() => assemble([new Uint8Array(262_064), new Uint8Array(2)], grid, 0, null)).toThrow("the layers need 262066 bytes, limit 262064");
 });
 
 test("halves round to even, NaN is 0, symbols are clipped", () => {

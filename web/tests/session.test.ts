@@ -91,6 +91,18 @@ test("a cut connection is resumed with the token; a server that forgot ends what
   expect(session.canSend(0.12)).toBe(true);
 });
 
+test.each([[5, 0], [1, 16]])("a Goodbye that leaves something possible (after %d s, token of %d bytes) says why; a lost connection does not", (retry, token) => {
+  const session = opened();
+  events(session);
+  const resume_token = new Uint8Array(token).fill(1);
+  give(session, { type: "Goodbye", reason: "full", detail: "50 sessions, limit 50", resume_token, retry_after_s: retry, peer: "", sent_frames: 0 }, 1);
+  expect(events(session)).toContainEqual({
+    type: "Disconnected", reason: "full: 50 sessions, limit 50", goodbye: { reason: "full", detail: "50 sessions, limit 50" },
+  });
+  session.disconnected("the connection ended (1006)");
+  expect(events(session)).toEqual([{ type: "Disconnected", reason: "the connection ended (1006)", goodbye: null }]);
+});
+
 test("rubbish closes the session with Goodbye(protocol)", () => {
   const session = opened();
   session.receiveOn("control", new Uint8Array([1, 2, 3]), 0.1);

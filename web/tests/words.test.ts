@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { BundleError } from "../src/errors";
-import { endText, words } from "../src/page/words";
+import { endText, troubleText, words } from "../src/page/words";
 
 test.each([
   ["error", "the engine is gone", "Something went wrong on the server: the engine is gone."],
@@ -10,6 +10,15 @@ test.each([
   ["weather", "", "The server ended the session (weather)."],
 ])("Goodbye(%s, %s) is said in words", (reason, detail, text) => {
   expect(endText(reason, detail)).toBe(text);
+});
+
+test.each([
+  [{ reason: "full", detail: "50 sessions, limit 50" }, true, "The server has no room for another session: 50 sessions, limit 50. Trying again …"],
+  [{ reason: "draining", detail: "" }, false, "The server is stopping. Trying again …"],
+  [null, true, "No answer from fridge:8080. Trying again …"],
+  [null, false, "No network. Waiting for it …"],
+])("%j, online %j: said in words while it goes on", (goodbye, online, text) => {
+  expect(troubleText(goodbye, "fridge:8080", online)).toBe(text);
 });
 
 test("a server's line of any length fits the page", () => {

@@ -1,6 +1,6 @@
 /** The edge half of a bundle: all that encoding needs (pipeline/bundle/store.py). */
 import { parse } from "smol-toml";
-import { LatentCodec } from "../codec/latent_codec";
+import { LatentEncoder } from "../codec/latent_encoder";
 import { parseContexts } from "../codec/contexts";
 import { parseTables } from "../codec/tables";
 import type { OperatingPoint } from "../codec/quantisation";
@@ -8,15 +8,16 @@ import { BundleError } from "../errors";
 import { readZip } from "./zip";
 
 const FORMAT = 1;
-/** int8 may be used only if it loses at most so many points more than fp32. */
-const INT8_EXTRA_LOSS_MAX = 0.1;
+/** int8 may be used only if it loses at most so many points more than fp32, and its frames take at most so much more. */
+const INT8_EXTRA_LOSS_POINTS_MAX = 0.1;
+const INT8_EXTRA_BYTES_PERCENT_MAX = 5;
 
 interface Spec {
   format: number;
   default_operating_point: string;
   latent: { layers: number[] };
   preprocess: { size: number; crop: string; colour: string; filter: string };
-  analysis: { name: string; fp32: string; int8?: string; int8_extra_loss_points?: number };
+  analysis: { name: string; fp32: string; int8?: string; int8_extra_loss_points?: number; int8_extra_bytes_percent?: number };
   tables: { file: string };
   contexts?: unknown[];
   operating_points: {
@@ -26,7 +27,7 @@ interface Spec {
 }
 
 export class EdgeBundle {
-  readonly codec: LatentCodec;
+  readonly encoder: LatentEncoder;
   readonly points: OperatingPoint[];
   readonly defaultPoint: number;
   readonly size: number;
@@ -43,7 +44,7 @@ export class EdgeBundle {
       return data;
     };
     const spec = parseSpec(read("spec.toml"));
-    this.codec = new LatentCodec(
+    this.encoder = new LatentEncoder(
       spec.latent.layers, parseContexts(spec.contexts ?? [], spec.latent.layers), parseTables(read(spec.tables.file)),
     );
     this.points = spec.operating_points.map((point) => ({
@@ -56,9 +57,14 @@ export class EdgeBundle {
     this.size = spec.preprocess.size;
     this.analysisName = spec.analysis.name;
     this.fp32 = read(spec.analysis.fp32);
-    const allowed = (spec.analysis.int8_extra_loss_points ?? Infinity) <= INT8_EXTRA_LOSS_MAX;
-    this.int8 = spec.analysis.int8 && allowed ? read(spec.analysis.int8) : null;
+    this.int8 = int8Allowed(spec.analysis) ? read(spec.analysis.int8!) : null;
   }
+}
+
+/** Whether int8 is there and may be used (pipeline/bundle/manifest.py); not where its loss was not measured. */
+export function int8Allowed(analysis: Spec["analysis"]): boolean {
+  const { int8, int8_extra_loss_points: loss = Infinity, int8_extra_bytes_percent: bytes = 0 } = analysis;
+  return Boolean(int8) && loss <= INT8_EXTRA_LOSS_POINTS_MAX && bytes <= INT8_EXTRA_BYTES_PERCENT_MAX;
 }
 
 function parseSpec(data: Uint8Array): Spec {

@@ -8,7 +8,7 @@ import { BundleError, TransportError } from "../errors";
 import type { OnProgress } from "../progress";
 import { EdgeTransport } from "../transport/edge";
 import { WebSocketRoute } from "../transport/websocket";
-import type { EdgeEvent } from "../wire/events";
+import type { Disconnected, EdgeEvent } from "../wire/events";
 import type { Welcome } from "../wire/messages";
 import { EdgeSession } from "../wire/session";
 
@@ -24,9 +24,9 @@ export class Refused extends TransportError {
 /** The server wants another token, or one at all. */
 export class Unauthorised extends Refused {}
 
-type OnTrouble = (reason: string) => void;
+type OnTrouble = (trouble: Disconnected) => void;
 
-/** What the server has. `onTrouble` hears in words while there is no connection; it goes on until there is one. Throws Refused. */
+/** What the server has. `onTrouble` hears of it while there is no connection; it goes on until there is one. Throws Refused. */
 export function askWelcome(token: string, onTrouble: OnTrouble, signal: AbortSignal): Promise<Welcome> {
   return ask<Welcome>(token, "", onTrouble, signal, (event, _, resolve) => {
     if (event.type === "Connected") resolve(event.welcome);
@@ -46,6 +46,7 @@ export async function fetchBundle(
   return bundle;
 }
 
+/** What it throws ends the question. */
 type Step<T> = (event: EdgeEvent, transport: EdgeTransport, resolve: (value: T) => void) => void;
 
 /** One connection for one question. */
@@ -58,10 +59,16 @@ async function ask<T>(
     return await new Promise<T>((resolve, reject) => {
       signal.addEventListener("abort", () => reject(new TransportError("stopped")), { once: true });
       const onEvent = (event: EdgeEvent): void => {
-        if (event.type === "Disconnected") onTrouble(event.reason);
+        if (event.type === "Disconnected") onTrouble(event);
         else if (event.type === "Closed") {
           reject(new (event.reason === "unauthorised" ? Unauthorised : Refused)(event.reason, event.detail));
-        } else if (transport) step(event, transport, resolve);
+        } else if (transport) {
+          try {
+            step(event, transport, resolve);
+          } catch (error) {
+            reject(error);
+          }
+        }
       };
       const session = new EdgeSession({ codecId, client: "web page" });
       transport = new EdgeTransport(session, onEvent, [new WebSocketRoute(token)]);
@@ -71,6 +78,7 @@ async function ask<T>(
   }
 }
 
+/** Asks for part after part. Throws BundleError for parts that bring nothing, or that are of another bundle or size. */
 function partsInto(codecId: string, onProgress: OnProgress): Step<Uint8Array> {
   let bytes = new Uint8Array(0);
   let have = 0;
@@ -80,11 +88,18 @@ function partsInto(codecId: string, onProgress: OnProgress): Step<Uint8Array> {
       transport.call((session) => session.requestBundle(codecId, 0));
     }
     if (event.type !== "BundlePartReceived" || event.part.offset !== have) return;
-    if (have === 0) bytes = new Uint8Array(event.part.total);
-    bytes.set(event.part.part, have);
-    have += event.part.part.length;
-    onProgress(have, event.part.total);
-    if (have >= event.part.total) resolve(bytes);
+    const { codec_id, total, part } = event.part;
+    if (have === 0) bytes = new Uint8Array(total);
+    if (codec_id !== codecId || total !== bytes.length || part.length === 0) {
+      throw new BundleError(
+        `the server sent ${part.length} of ${total} bytes of bundle ${codec_id.slice(0, 12)} after ${have} of ${bytes.length} `
+        + `of ${codecId.slice(0, 12)}: that does not fit together`,
+      );
+    }
+    bytes.set(part, have);
+    have += part.length;
+    onProgress(have, total);
+    if (have === total) resolve(bytes);
     else transport.call((session) => session.requestBundle(codecId, have));
   };
 }

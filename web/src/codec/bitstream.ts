@@ -1,5 +1,9 @@
 /** The header of a bitstream (docs/protocol.md, "Layout"). */
+import { PAYLOAD_BYTES_MAX } from "../limits";
 
+/** Upper bound of a header, with which every language reckons whatever its own one takes (pipeline/codec/bitstream.py). */
+const HEADER_BYTES_MAX = 80;
+export const LAYERS_BYTES_MAX = PAYLOAD_BYTES_MAX - HEADER_BYTES_MAX;
 const FIRST_BYTE = 0xf1;
 const REFERENCE_FLAG = 0x10;
 

@@ -17,6 +17,12 @@ export interface Contexts {
   places: boolean;
 }
 
+const CONTEXTS_MAX = 256;
+const CLIP_MAX = 7;
+const THRESHOLDS_MAX = 8;
+/** More than four neighbours' magnitudes can sum to. */
+const THRESHOLD_MAX = 16_384;
+const TERMS_MAX = 8;
 const PARAMETERS: Record<Term["kind"], (keyof Term)[]> = {
   none: [],
   reference: ["clip"],
@@ -30,38 +36,115 @@ const PARAMETERS: Record<Term["kind"], (keyof Term)[]> = {
 /** Thresholds of kind `changes` are shares of this. */
 const SHARE_MAX = 256;
 
-/** Reads the `[[contexts]]` entries of a bundle's spec. Throws BundleError on kinds that this page does not know. */
+/** Reads the `[[contexts]]` entries of a bundle's spec. Throws BundleError on anything unknown or out of range, as Python. */
 export function parseContexts(entries: readonly unknown[], layers: readonly number[]): Contexts {
   const none = () => layers.map((): Term[] => []);
   const contexts: Contexts = { intra: none(), inter: null, places: false };
-  for (const entry of entries as Record<string, unknown>[]) {
-    if (entry.set === "places") {
+  for (const value of entries) {
+    const entry = table(value, "contexts entry");
+    if (entry.set === "places" && Object.keys(entry).length === 1) {
       contexts.places = true;
       continue;
     }
     if (entry.set !== "intra" && entry.set !== "inter") {
-      throw new BundleError(`contexts entry has set ${String(entry.set)}, expected intra or inter: reload the page`);
+      throw unsound("contexts entry", `set is ${String(entry.set)}, expected intra or inter, or places and nothing else`);
     }
+    const unknown = Object.keys(entry).filter((key) => !["set", "layers", "terms"].includes(key));
+    if (unknown.length) throw unsound("contexts entry", `it has ${unknown.join(", ")}, expected set, layers, terms`);
     const rows = entry.set === "intra" ? contexts.intra : (contexts.inter ??= none());
-    const terms = ((entry.terms as unknown[] | undefined) ?? []).map(parseTerm);
-    for (const layer of (entry.layers as number[] | undefined) ?? layers.keys()) rows[layer] = terms;
+    const terms = list(entry.terms ?? [], "terms").map(parseTerm);
+    for (const layer of integers(entry.layers ?? [...layers.keys()], "layers")) {
+      if (!(layer in rows)) throw unsound("contexts entry", `layer ${layer} is not one of 0 to ${layers.length - 1}`);
+      rows[layer] = terms;
+    }
   }
+  checkContexts(contexts, layers);
   return contexts;
 }
 
 function parseTerm(value: unknown): Term {
-  const entry = value as Record<string, unknown>;
+  const entry = table(value, "contexts term");
   const kind = entry.kind as Term["kind"];
-  const parameters = PARAMETERS[kind];
-  if (!parameters || parameters.some((name) => entry[name] === undefined)) {
-    throw new BundleError(`contexts term has kind ${String(kind)} that this page does not know: reload the page`);
+  if (typeof kind !== "string" || !Object.hasOwn(PARAMETERS, kind)) {
+    throw unsound("contexts term", `kind is ${String(kind)}, expected ${Object.keys(PARAMETERS).join(", ")}`);
+  }
+  const given = Object.keys(entry).filter((key) => key !== "kind").sort();
+  const wanted = [...PARAMETERS[kind]].sort();
+  if (given.join() !== wanted.join()) {
+    throw unsound(`contexts term ${kind}`, `parameters are ${given.join(", ") || "none"}, expected ${wanted.join(", ") || "none"}`);
   }
   return {
     kind,
-    clip: (entry.clip as number | undefined) ?? 0,
-    thresholds: (entry.thresholds as number[] | undefined) ?? [],
-    sources: (entry.sources as number[] | undefined) ?? [],
+    clip: integers([entry.clip ?? 0], "clip")[0]!,
+    thresholds: integers(entry.thresholds ?? [], "thresholds"),
+    sources: integers(entry.sources ?? [], "sources"),
   };
+}
+
+function table(value: unknown, what: string): Record<string, unknown> {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw unsound(what, "it is no table");
+  return value as Record<string, unknown>;
+}
+
+function list(value: unknown, what: string): unknown[] {
+  if (!Array.isArray(value)) throw unsound("contexts entry", `${what} is no list`);
+  return value;
+}
+
+function integers(value: unknown, what: string): number[] {
+  const numbers = list(value, what);
+  if (!numbers.every(Number.isInteger)) throw unsound("contexts entry", `${what} has ${String(numbers)}, expected whole numbers`);
+  return numbers as number[];
+}
+
+function checkContexts({ intra, inter, places }: Contexts, layers: readonly number[]): void {
+  if (places && !inter) throw unsound("contexts", "there is a map of places, but no inter set: it needs a reference");
+  for (const [name, rows] of [["intra", intra], ["inter", inter ?? []]] as const) {
+    let firstChannel = 0;
+    rows.forEach((terms, layer) => {
+      const where = `${name} contexts of layer ${layer}`;
+      checkTerms(terms, where, name === "inter");
+      for (const term of terms) if (term.kind === "layer") checkSources(term, where, layers[layer]!, firstChannel);
+      firstChannel += layers[layer]!;
+    });
+  }
+}
+
+function checkTerms(terms: readonly Term[], where: string, withReference: boolean): void {
+  for (const { kind, clip, thresholds } of terms) {
+    if (kind.startsWith("reference") && !withReference) throw unsound(where, `kind ${kind} stands in the inter set only`);
+    const wants = PARAMETERS[kind];
+    if (wants.includes("clip") && !(clip >= 1 && clip <= CLIP_MAX)) {
+      throw unsound(where, `clip is ${clip}, expected 1 to ${CLIP_MAX}`);
+    }
+    const least = kind === "previous" ? -THRESHOLD_MAX : 1;
+    const most = kind === "changes" ? SHARE_MAX : THRESHOLD_MAX;
+    if (wants.includes("thresholds") && !thresholdsAreSound(thresholds, least, most)) {
+      throw unsound(where, `thresholds are [${thresholds.join(", ")}], expected 1 to ${THRESHOLDS_MAX} rising numbers from ${least} to ${most}`);
+    }
+  }
+  if (terms.filter(({ kind }) => kind === "checkerboard" || kind === "previous").length > 1) {
+    throw unsound(where, "more than one term of kind checkerboard or previous, expected at most one");
+  }
+  const count = contextCount(terms);
+  if (terms.length > TERMS_MAX || count > CONTEXTS_MAX) {
+    throw unsound(where, `${terms.length} terms make ${count} contexts, limit ${TERMS_MAX} and ${CONTEXTS_MAX}`);
+  }
+}
+
+function thresholdsAreSound(thresholds: readonly number[], least: number, most: number): boolean {
+  const rising = thresholds.every((threshold, index) => index === 0 || threshold > thresholds[index - 1]!);
+  return rising && thresholds.length >= 1 && thresholds.length <= THRESHOLDS_MAX && thresholds[0]! >= least && thresholds.at(-1)! <= most;
+}
+
+function checkSources({ sources }: Term, where: string, channels: number, firstChannel: number): void {
+  if (sources.length !== channels) throw unsound(where, `${sources.length} sources for ${channels} channels, expected one a channel`);
+  const late = sources.find((source) => source < 0 || source >= firstChannel);
+  if (late !== undefined) throw unsound(where, `source channel ${late} is in no earlier layer, expected 0 to ${firstChannel - 1}`);
+}
+
+function unsound(where: string, what: string): BundleError {
+  return new BundleError(`${where}: ${what}: the bundle is not for this page, reload it`);
 }
 
 /** How many values a term takes. */
@@ -75,6 +158,11 @@ export function termValues(term: Term): number {
     case "previous": return term.thresholds.length + 1;
     case "checkerboard": return term.thresholds.length + 2;
   }
+}
+
+/** Product of the terms' values: how many contexts a channel has. */
+export function contextCount(terms: readonly Term[]): number {
+  return terms.reduce((product, term) => product * termValues(term), 1);
 }
 
 export function hasCheckerboard(terms: readonly Term[]): boolean {

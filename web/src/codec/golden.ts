@@ -1,5 +1,5 @@
 /** Checks the codec against a golden vector file (tests/golden/bitstream). Used by `npm test` and in the page. */
-import { LatentCodec, type Reference } from "./latent_codec";
+import { LatentEncoder, type Reference } from "./latent_encoder";
 import { parseContexts } from "./contexts";
 import { parseTables } from "./tables";
 
@@ -22,13 +22,13 @@ interface GoldenFrame {
 
 /** [what, expected hex, hex as encoded here] of each frame. */
 export function encodeGolden(file: GoldenFile): [string, string, string][] {
-  const codec = new LatentCodec(
+  const encoder = new LatentEncoder(
     file.spec.layers, parseContexts(file.spec.contexts, file.spec.layers), parseTables(fromBase64(file.tables)),
   );
   return file.frames.map((frame) => {
     const [, height, width] = frame.shape;
     const reference: Reference | null = frame.reference && { ...frame.reference, symbols: int16(frame.reference.symbols) };
-    const bytes = codec.encode(int16(frame.symbols), { height, width }, frame.operating_point, {
+    const bytes = encoder.encode(int16(frame.symbols), { height, width }, frame.operating_point, {
       layers: frame.layers_asked ?? undefined, reference,
     });
     return [frame.what, frame.bitstream, toHex(bytes.slice(0, frame.cut ?? undefined))];

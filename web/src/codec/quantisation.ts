@@ -22,20 +22,21 @@ const ROUND = 6_755_399_441_055_744;
 
 /**
  * Symbols [C, H, W] of a latent [C, H, W]. NaN becomes 0. With `held`, symbols of a reference [c, H, W], those are kept
- * where the latent lies within the point's sticky threshold of them, or its place within the refresh threshold.
+ * where the latent lies within the point's sticky threshold of them, or its place within the refresh threshold. Every
+ * step is rounded to float32 where numpy does (tests/golden/quantisation): at a border one rounding decides.
  */
 export function quantise(latent: Float32Array, point: OperatingPoint, held: Int16Array | null = null): Int16Array {
   const channels = point.gain.length;
   const places = latent.length / channels;
   const symbols = new Int16Array(latent.length);
   const kept = held && point.refreshThreshold > 0 ? keptPlaces(latent, point, held, places) : null;
-  const reach = held && (kept || point.stickyThreshold > 0.5) ? Math.max(0.5, point.stickyThreshold) : -1;
+  const reach = held && (kept || point.stickyThreshold > 0.5) ? Math.fround(Math.max(0.5, point.stickyThreshold)) : -1;
   for (let channel = 0, at = 0; channel < channels; channel++) {
     const gain = point.gain[channel]!;
     const offset = point.offset[channel]!;
     for (let place = 0; place < places; place++, at++) {
-      const scaled = Math.fround(Math.fround(latent[at]! * gain) - offset);
-      if (reach > 0 && at < held!.length && (kept?.[place] || Math.abs(scaled - held![at]!) <= reach)) {
+      const scaled = inSymbols(latent[at]!, gain, offset);
+      if (reach > 0 && at < held!.length && (kept?.[place] || Math.abs(Math.fround(scaled - held![at]!)) <= reach)) {
         symbols[at] = held![at]!;
       } else {
         symbols[at] = Math.max(-SYMBOL_MAGNITUDE_MAX, Math.min(SYMBOL_MAGNITUDE_MAX, scaled + ROUND - ROUND));
@@ -45,18 +46,22 @@ export function quantise(latent: Float32Array, point: OperatingPoint, held: Int1
   return symbols;
 }
 
+function inSymbols(latent: number, gain: number, offset: number): number {
+  return Math.fround(Math.fround(latent * gain) - offset);
+}
+
 /** 1 where the place lies within the refresh threshold of the reference's symbols; NaN does not. */
 function keptPlaces(latent: Float32Array, point: OperatingPoint, held: Int16Array, places: number): Uint8Array {
-  const squares = new Float64Array(places);
+  const squares = new Float32Array(places); // Channel after channel, as numpy adds them.
   const channels = held.length / places;
   for (let channel = 0, at = 0; channel < channels; channel++) {
     const gain = point.gain[channel]!;
     const offset = point.offset[channel]!;
     for (let place = 0; place < places; place++, at++) {
-      const distance = latent[at]! * gain - offset - held[at]!;
-      squares[place]! += distance * distance;
+      const distance = Math.fround(inSymbols(latent[at]!, gain, offset) - held[at]!);
+      squares[place]! += Math.fround(distance * distance);
     }
   }
-  const limit = channels * point.refreshThreshold ** 2;
+  const limit = Math.fround(channels * point.refreshThreshold ** 2);
   return Uint8Array.from(squares, (sum) => (sum <= limit ? 1 : 0));
 }

@@ -1,5 +1,5 @@
 /** Frames that both ends hold, so that a new one can be coded against them (edge_node/references.py). */
-import type { Reference } from "../codec/latent_codec";
+import type { Reference } from "../codec/latent_encoder";
 
 const SENT_KEPT = 32;
 

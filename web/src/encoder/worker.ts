@@ -1,7 +1,7 @@
 /** The encoder's worker: a picture in, a bitstream (or a JPEG) out, away from the page so that it never stutters. */
 import { EdgeBundle } from "../bundle/edge_bundle";
 import { monotonic, setOrigin } from "../clock";
-import type { Grid } from "../codec/latent_codec";
+import type { Grid } from "../codec/latent_encoder";
 import { quantise } from "../codec/quantisation";
 import { EngineError, InputError } from "../errors";
 import type { PayloadKind } from "../wire/frames";
@@ -145,13 +145,13 @@ async function asBitstream(frame: number, picture: Picture, point: number): Prom
 
 /** Against the newest frame that the server has, or alone where that is shorter: the scene has changed. */
 function choose(latent: Float32Array, grid: Grid, point: number): Coded {
-  const { codec, points } = bundle;
+  const { encoder, points } = bundle;
   if (point !== lastPoint) lastAloneBytes = 0; // What it takes alone is not known there.
   lastPoint = point;
-  const reference = codec.takesReferences ? references.newest : null;
+  const reference = encoder.takesReferences ? references.newest : null;
   if (reference) {
-    const symbols = quantise(latent, points[point]!, codec.heldSymbols(reference));
-    const payload = codec.encode(symbols, grid, point, { reference });
+    const symbols = quantise(latent, points[point]!, encoder.heldSymbols(reference));
+    const payload = encoder.encode(symbols, grid, point, { reference });
     if (payload.length < WORTH_COMPARING * lastAloneBytes) return { symbols, payload };
     const alone = encodeAlone(latent, grid, point);
     return payload.length <= alone.payload.length ? { symbols, payload } : alone;
@@ -161,7 +161,7 @@ function choose(latent: Float32Array, grid: Grid, point: number): Coded {
 
 function encodeAlone(latent: Float32Array, grid: Grid, point: number): Coded {
   const symbols = quantise(latent, bundle.points[point]!);
-  const payload = bundle.codec.encode(symbols, grid, point);
+  const payload = bundle.encoder.encode(symbols, grid, point);
   lastAloneBytes = payload.length;
   return { symbols, payload };
 }

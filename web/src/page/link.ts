@@ -5,7 +5,7 @@ import type { Picture } from "../encoder/protocol";
 import { Loading, type OnProgress } from "../progress";
 import { choose, earlierFallback, rememberFallback, routesOf, routeText } from "../transport/choice";
 import { EdgeTransport } from "../transport/edge";
-import type { Answer, EdgeEvent } from "../wire/events";
+import type { Answer, Disconnected, EdgeEvent } from "../wire/events";
 import type { TaskInfo } from "../wire/messages";
 import type { RateChoice } from "../wire/rate_control";
 import { EdgeSession } from "../wire/session";
@@ -90,7 +90,7 @@ export class Link {
     this.status.tellConnecting();
     const encoder = this.newEncoder(); // Its runtime is on its way while the server is asked.
     try {
-      const welcome = await askWelcome(savedToken(), () => this.status.tellNoServer(), signal);
+      const welcome = await askWelcome(savedToken(), (trouble) => this.status.tellTrouble(trouble), signal);
       this.page.offered(welcome.tasks);
       this.codecId = welcome.codec_id;
       this.status.tell("Loading the encoder …", "busy");
@@ -161,8 +161,8 @@ export class Link {
       if (!signal.aborted && !this.encoderKnown) this.status.tellShare(loading.text);
     };
     encoder.onProgress = progress("runtime");
-    const onTrouble = (): void => {
-      if (!this.connected) this.status.tellNoServer();
+    const onTrouble = (trouble: Disconnected): void => {
+      if (!this.connected) this.status.tellTrouble(trouble);
     };
     const bundle = await fetchBundle(savedToken(), this.codecId, onTrouble, signal, progress("bundle"));
     signal.throwIfAborted();
@@ -256,7 +256,7 @@ export class Link {
         this.page.changed(event.tasks, event.error);
         break;
       case "Disconnected":
-        this.status.tellNoServer();
+        this.status.tellTrouble(event);
         break;
       case "Closed":
         this.forgetSession();

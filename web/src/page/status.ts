@@ -1,6 +1,8 @@
 /** The line on top with what is under it: a complaint, the button to start again, the question for a token. */
+import type { Disconnected } from "../wire/events";
 import { saveToken } from "./access";
 import { byId } from "./dom";
+import { troubleText } from "./words";
 
 export class Status {
   /** The user wants to start again after an end. */
@@ -33,8 +35,9 @@ export class Status {
     this.tell(`Connecting to ${location.host} …`, "busy");
   }
 
-  tellNoServer(): void {
-    this.tell(navigator.onLine ? `No answer from ${location.host}. Trying again …` : "No network. Waiting for it …", "trouble");
+  /** It goes on by itself. */
+  tellTrouble({ goodbye }: Disconnected): void {
+    this.tell(troubleText(goodbye, location.host, navigator.onLine), "trouble");
   }
 
   /** It does not go on by itself: why, and a button to start again. */

@@ -1,5 +1,6 @@
 /** What is said of errors and ends, and of this browser to the server. */
 import { FrankenError } from "../errors";
+import type { Disconnected } from "../wire/events";
 
 /** The server's line may be of any length. */
 const DETAIL_CHARS_MAX = 300;
@@ -19,11 +20,17 @@ export function words(error: unknown): string {
   return error instanceof Error ? `${error.name}: ${error.message}` : String(error);
 }
 
-/** Why a session is over for good. */
+/** Why the server ended a session. */
 export function endText(reason: string, detail: string): string {
   const why = REASONS[reason] ?? `The server ended the session (${reason.slice(0, 40)})`;
   const said = detail ? `${why}: ${detail.slice(0, DETAIL_CHARS_MAX).replace(/\.$/, "")}.` : `${why}.`;
   return reason === "protocol" ? `${said} If it happens again, load the page anew.` : said;
+}
+
+/** Why there is no connection, while another one is tried: what the server said, if it did. */
+export function troubleText(goodbye: Disconnected["goodbye"], host: string, online: boolean): string {
+  if (goodbye) return `${endText(goodbye.reason, goodbye.detail)} Trying again …`;
+  return online ? `No answer from ${host}. Trying again …` : "No network. Waiting for it …";
 }
 
 export function browserName(): string {

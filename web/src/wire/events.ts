@@ -9,8 +9,15 @@ export type EdgeEvent =
   | { type: "FrameDropped"; frame: number; cause: Cause; detail: string }
   | { type: "TasksNow"; tasks: TaskInfo[]; error: string }
   | { type: "BundlePartReceived"; part: BundlePart }
-  | { type: "Disconnected"; reason: string }
+  | Disconnected
   | { type: "Closed"; reason: string; detail: string; clean: boolean };
+
+/** It goes on with another connection. `goodbye`: the server said why it ended this one; null: it was lost, or there was none. */
+export interface Disconnected {
+  type: "Disconnected";
+  reason: string;
+  goodbye: { reason: string; detail: string } | null;
+}
 
 export interface Answer {
   frame: number;

@@ -7,7 +7,7 @@ import * as limits from "../limits";
 import { RemoteProtocolError } from "../errors";
 import { COMMON_CAUSES, SERVER_CAUSES, type Cause, type FrameAccount } from "./account";
 import { ClockOffset, PingSchedule } from "./clock";
-import type { EdgeEvent } from "./events";
+import type { Disconnected, EdgeEvent } from "./events";
 import { LiveFrames, type PayloadKind } from "./frames";
 import { channelOf, PROTOCOL_VERSION, unpack, type Channel, type Message, type Welcome } from "./messages";
 import type { Outgoing } from "./outgoing";
@@ -99,11 +99,11 @@ export class EdgeSession {
     this.frames.partBytes = bytes;
   }
 
-  private hangUp(reason: string): void {
+  private hangUp(reason: string, goodbye: Disconnected["goodbye"] = null): void {
     this.pings.stop();
     this.messages.length = 0;
     this.helloUntil = this.sending.probeAt = Infinity;
-    this.events.push({ type: "Disconnected", reason });
+    this.events.push({ type: "Disconnected", reason, goodbye });
   }
 
   // --- Frames -----------------------------------------------------------------------------------------------------
@@ -327,7 +327,8 @@ export class EdgeSession {
       this.state = "idle";
       this.endSession(`the server ended the session: ${message.reason}`);
     }
-    this.hangUp(message.detail ? `${message.reason}: ${message.detail}` : message.reason);
+    const { reason, detail } = message;
+    this.hangUp(detail ? `${reason}: ${detail}` : reason, { reason, detail });
   }
 
   // --- Ends -------------------------------------------------------------------------------------------------------

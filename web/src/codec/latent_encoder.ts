@@ -1,8 +1,8 @@
 /** Symbols to a bitstream. The encoding half of pipeline/codec/latent_codec.py; equal bytes for equal symbols. */
 import { BitstreamError, BundleError } from "../errors";
-import { LATENT_SIDE_MAX, PAYLOAD_BYTES_MAX, SYMBOL_MAGNITUDE_MAX } from "../limits";
-import { packHeader } from "./bitstream";
-import { contextValues, hasChanges, hasCheckerboard, termValues, type Contexts, type Term } from "./contexts";
+import { LATENT_SIDE_MAX, SYMBOL_MAGNITUDE_MAX } from "../limits";
+import { LAYERS_BYTES_MAX, packHeader } from "./bitstream";
+import { contextCount, contextValues, hasChanges, hasCheckerboard, type Contexts, type Term } from "./contexts";
 import { layerCheck, Steps } from "./range_coder";
 import { PLACE_CONTEXTS, type Tables, type TableSet } from "./tables";
 
@@ -30,7 +30,7 @@ interface Job extends Grid {
   refreshed: Uint8Array | null;
 }
 
-export class LatentCodec {
+export class LatentEncoder {
   readonly channels: number;
   /** First channel of each layer, and the number of channels. */
   private readonly layerFirst: number[];
@@ -173,24 +173,24 @@ export class LatentCodec {
 
   private addChannel(job: Job, channel: number, checkerboard: boolean): void {
     const { height, width } = job;
-    const row0 = job.point * job.set.rowLength + job.set.contextFirst[channel]!;
+    const firstContext = job.point * job.set.rowLength + job.set.contextFirst[channel]!;
     if (!checkerboard) {
-      for (let place = 0; place < height * width; place++) this.addSymbol(job, channel, place, row0);
+      for (let place = 0; place < height * width; place++) this.addSymbol(job, channel, place, firstContext);
       return;
     }
     for (let half = 0; half < 2; half++) {
       for (let row = 0; row < height; row++) {
         for (let column = (row + half) & 1; column < width; column += 2) {
-          this.addSymbol(job, channel, row * width + column, row0);
+          this.addSymbol(job, channel, row * width + column, firstContext);
         }
       }
     }
   }
 
-  private addSymbol({ symbols, set, height, width, refreshed }: Job, channel: number, place: number, row0: number): void {
+  private addSymbol({ symbols, set, height, width, refreshed }: Job, channel: number, place: number, firstContext: number): void {
     if (refreshed && !refreshed[place]) return;
     const { low, size, first, freq, start, precision } = this.tables;
-    const table = set.index[row0 + this.context[place]!]!;
+    const table = set.index[firstContext + this.context[place]!]!;
     const symbol = symbols[channel * height * width + place]!;
     const count = size[table]! - 1;
     const slot = symbol - low[table]!;
@@ -233,7 +233,7 @@ export class LatentCodec {
   private checkContexts(terms: readonly Term[][], set: TableSet | null): void {
     if (!set) throw new BundleError("the bundle declares inter contexts, its tables have none: fetch it again");
     terms.forEach((layerTerms, layer) => {
-      const count = layerTerms.reduce((product, term) => product * termValues(term), 1);
+      const count = contextCount(layerTerms);
       for (let channel = this.layerFirst[layer]!; channel < this.layerFirst[layer + 1]!; channel++) {
         if (set.contexts[channel] !== count) {
           throw new BundleError(`tables have ${set.contexts[channel]} contexts for channel ${channel}, expected ${count}`);
@@ -243,15 +243,16 @@ export class LatentCodec {
   }
 }
 
-function assemble(parts: readonly Uint8Array[], grid: Grid, point: number, reference: Reference | null): Uint8Array {
+/** Header and layers. Throws BitstreamError where Python and C do: the layers alone count. */
+export function assemble(parts: readonly Uint8Array[], grid: Grid, point: number, reference: Reference | null): Uint8Array {
+  const layersBytes = parts.reduce((sum, part) => sum + part.length, 0);
+  if (layersBytes > LAYERS_BYTES_MAX) {
+    throw new BitstreamError(`the layers need ${layersBytes} bytes, limit ${LAYERS_BYTES_MAX}: take a lower quality`);
+  }
   const header = packHeader({
     ...grid, operatingPoint: point, lengths: parts.map((part) => part.length / 2), reference,
   });
-  const size = parts.reduce((sum, part) => sum + part.length, header.length);
-  if (size > PAYLOAD_BYTES_MAX) {
-    throw new BitstreamError(`the frame needs ${size} bytes, limit ${PAYLOAD_BYTES_MAX}: take a lower quality`);
-  }
-  const bitstream = new Uint8Array(size);
+  const bitstream = new Uint8Array(header.length + layersBytes);
   bitstream.set(header);
   let at = header.length;
   for (const part of parts) {
