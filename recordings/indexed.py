@@ -22,11 +22,9 @@ from mcap.opcode import Opcode
 
 from pipeline.errors import InputError
 from recordings.reader import RecordedMessage, decode_message, find_facts
-from recordings.scan import HEAD_BYTES, MAGIC, Damage, MessageRecord, chunk_records
+from recordings.scan import CHUNK_BYTES_MAX, HEAD_BYTES, MAGIC, Damage, MessageRecord, chunk_records
 from recordings.topics import SESSION, TOPICS, Facts, SessionStart
 
-CHUNK_BYTES_MAX: Final = 33_554_432
-"""Chunks that are larger are left out: ours have 0.3 MB."""
 SUMMARY_BYTES_MAX: Final = 268_435_456
 _FACTS_BYTES = 131_072
 _LISTED_BYTES = 16_384
