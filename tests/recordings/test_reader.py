@@ -10,7 +10,7 @@ from mcap.writer import Writer
 
 from pipeline.errors import InputError
 from recordings.frames import UNKNOWN, recorded_frames
-from recordings.reader import Recording, is_recording
+from recordings.reader import RecordedMessage, Recording, is_recording
 from recordings.statistics import figures
 from recordings.topics import Facts
 from tests.recordings.made import CODEC_ID, FPS, chain, record, reference_codec
@@ -73,6 +73,22 @@ def test_a_recording_of_a_newer_version_is_refused(tmp_path: Path, bitstreams: l
         InputError, match=r"a.mcap has recording format 2 \(made by FrankenStream 9.1.0\), this one reads up to 1: up"
     ):
         Recording(path)
+
+
+@pytest.mark.parametrize("version", ["9" * 5_000, "x" * 5_000, "²", ""])
+def test_a_format_that_is_no_number_of_ours_is_refused(version: str, tmp_path: Path, bitstreams: list[bytes]) -> None:
+    """In a line that stays one."""
+    path = record(tmp_path / "a.mcap", bitstreams, facts=Facts(format=version, frankenstream="8" * 5_000))
+    with pytest.raises(InputError, match=r"a\.mcap has recording format .* this one reads up to 1") as refused:
+        Recording(path)
+    assert len(str(refused.value)) < 250
+
+
+@pytest.mark.parametrize("data", [b"{", b'{"unknown": ' + b"[" * 200_000, b"\xff", b'{"frame": "one"}'])
+def test_a_message_that_does_not_read_is_an_error_of_ours(data: bytes, tmp_path: Path, bitstreams: list[bytes]) -> None:
+    recording = Recording(record(tmp_path / "a.mcap", bitstreams))
+    with pytest.raises(InputError, match=r"^a\.mcap: a message of /result does not read: "):
+        recording.decode(RecordedMessage("/result", 1, 1, 1, data))
 
 
 def test_facts_of_tomorrow_are_ignored(tmp_path: Path) -> None:
