@@ -40,6 +40,8 @@ PAGE_CHUNKS_MAX: Final = 256
 """Chunks that are read for one page: two minutes."""
 LOOK_BACK_S: Final = 3.0
 """A frame that ends now came in at most so long ago."""
+SECONDS_MAX: Final = 1e9
+"""No recording lasts 30 years; what lies beyond is no time, and infinity has no nanoseconds."""
 PICTURE_S: Final = 10.0
 """How old a thumbnail may be that stands for a moment."""
 
@@ -148,9 +150,10 @@ def course(recording: IndexedRecording, from_s: float = 0.0, to_s: float | None 
 
 
 def frame_page(recording: IndexedRecording, from_s: float, to_s: float, limit: int = 200) -> FramePage:
-    """Frames that ended from `from_s` up to `to_s`, at most about `limit`. Raises InputError."""
+    """Frames that ended from `from_s` up to `to_s` (infinity: its end), at most about `limit`. Raises InputError."""
     if not 1 <= limit <= FRAMES_MAX:
         raise InputError(f"limit is {limit}, expected 1 to {FRAMES_MAX}")
+    to_s = min(to_s, SECONDS_MAX)
     if not 0 <= from_s < to_s:
         raise InputError(f"frames from {from_s:g} to {to_s:g} s make no sense: from is less than to")
     start_ns = recording.start_ns
@@ -185,6 +188,8 @@ def frame_page(recording: IndexedRecording, from_s: float, to_s: float, limit: i
 
 def picture_at(recording: IndexedRecording, at_s: float) -> bytes | None:
     """The JPEG of the newest picture at `at_s` or before it, if it is of these seconds. Raises InputError."""
+    if not -SECONDS_MAX <= at_s <= SECONDS_MAX:
+        raise InputError(f"there is no picture at {at_s:g} s: it lasts {recording.duration_s:g} s")
     at_ns = recording.start_ns + round(at_s * 1e9) + 1_000
     oldest_ns = at_ns - round(PICTURE_S * 1e9)
     best: tuple[int, bytes] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -104,6 +105,24 @@ def test_course_of_a_long_recording_is_a_sample(recording: IndexedRecording, mon
 def test_wishes_that_make_no_sense(recording: IndexedRecording, start: float, end: float | None, points: int) -> None:
     with pytest.raises(InputError, match=r"there is nothing|points is"):
         course(recording, start, end, points)
+
+
+@pytest.mark.parametrize("end", [math.inf, 1e300])
+def test_a_page_up_to_the_end(recording: IndexedRecording, end: float) -> None:
+    page = frame_page(recording, 0, end, 500)
+    assert len(page.frames) == FRAMES
+    assert page.next_s is None
+    assert math.isfinite(page.to_s)
+
+
+@pytest.mark.parametrize("at", [math.inf, -math.inf, math.nan, 1e300])
+def test_times_that_are_none(recording: IndexedRecording, at: float) -> None:
+    with pytest.raises(InputError, match="no sense"):
+        frame_page(recording, at, math.nan)
+    with pytest.raises(InputError, match="no sense"):
+        frame_page(recording, at, at)
+    with pytest.raises(InputError, match="there is no picture at"):
+        picture_at(recording, at)
 
 
 def test_a_recording_that_grows(tmp_path: Path) -> None:
