@@ -29,7 +29,8 @@ CHUNK_BYTES_MAX: Final = 33_554_432
 """Chunks that are larger, as they lie in the file or unpacked, are left out: ours have 0.3 MB, those of others 4 MB."""
 SEARCH_SIZES_MAX: Final = 8
 """What the search for chunks after damage may read again, in sizes of the file: crafted heads would cost hours."""
-_OWN_OPCODES = 0x0F
+_OWN_OPCODES = Opcode.DATA_END
+_PRIVATE_OPCODES = 0x80
 _CHUNK_FIXED_BYTES = 8 + 8 + 8 + 4 + 4
 _COMPRESSION_CHARS_MAX = 16
 _CHUNK_HEAD = re.compile(rb"\x06.{4}\x00{4}", re.DOTALL)
@@ -138,7 +139,12 @@ def _head(data: memoryview, place: int) -> tuple[int, int]:
 
 
 def _plausible(opcode: int, end: int, size: int) -> bool:
-    return (1 <= opcode <= _OWN_OPCODES or opcode >= 0x80) and end <= size
+    return is_opcode(opcode) and end <= size
+
+
+def is_opcode(opcode: int) -> bool:
+    """Whether a record may be of this kind: MCAP's own, or those that it leaves to others (0x80 on)."""
+    return 1 <= opcode <= _OWN_OPCODES or opcode >= _PRIVATE_OPCODES
 
 
 def _record(content: memoryview, opcode: int, place: int) -> Iterator[Found]:
