@@ -9,11 +9,15 @@ bit. Only their bytes are more. Frames that stand alone anyway go out as they we
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from pipeline.codec import DecodedLatent, LatentCodec, Reference, ReferenceId
 from pipeline.codec.bitstream import Header, parse_header
 from pipeline.errors import BitstreamError
 from recordings.topics import Bitstream
+
+HELD_FRAMES_MAX: Final = 32
+"""Frames that later ones are coded against, decoded (8 MiB each at most). A server keeps the last 8 of a session."""
 
 
 def last_uses(bitstreams: Iterable[Bitstream]) -> dict[int, int]:
@@ -36,6 +40,7 @@ class StandAlone:
         self._codec = codec
         self._uses = uses
         self._held: dict[int, DecodedLatent] = {}
+        self._let_go = -1  # the last one that was still needed when there were too many
 
     def take(self, bitstream: Bitstream, *, layers: int = 0) -> bytes:
         """The frame's bytes without a reference. `layers` > 0: only so many, as a server may have had them.
@@ -65,15 +70,18 @@ class StandAlone:
             named = header.reference
             held = self._held.get(named.frame)
             if held is None:
-                raise BitstreamError(
-                    f"frame {bitstream.frame} is coded against frame {named.frame}, which the recording does not have"
-                )
+                late = named.frame <= self._let_go
+                why = f"more than {HELD_FRAMES_MAX} such frames back" if late else "which the recording does not have"
+                raise BitstreamError(f"frame {bitstream.frame} is coded against frame {named.frame}, {why}")
             references[ReferenceId(named.epoch, named.frame)] = held.as_reference(epoch=named.epoch, frame=named.frame)
         decoded = self._codec.decode(bitstream.payload, references=references)
         for frame in [frame for frame in self._held if self._uses[frame] <= bitstream.frame]:
             del self._held[frame]
         if self._uses.get(bitstream.frame, 0) > bitstream.frame:
             self._held[bitstream.frame] = decoded
+        if len(self._held) > HELD_FRAMES_MAX:
+            self._let_go = next(iter(self._held))
+            del self._held[self._let_go]
         return decoded
 
 

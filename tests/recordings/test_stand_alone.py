@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.codec import LatentCodec
+from pipeline.codec import LatentCodec, Reference
 from pipeline.errors import BitstreamError, BundleError, ConfigError, InputError
 from recordings.copies import cut, recover
 from recordings.frames import recorded_frames
 from recordings.reader import Recording
 from recordings.replayable import Replayable
-from recordings.stand_alone import StandAlone, last_uses, reference_of
+from recordings.stand_alone import HELD_FRAMES_MAX, StandAlone, last_uses, reference_of
 from recordings.topics import BITSTREAM, Bitstream, FrameResult, SessionStart
-from tests.recordings.made import FPS, chain, decoded, record, reference_codec
+from tests.recordings.made import EPOCH, FPS, chain, decoded, record, reference_codec
 
 CODEC = reference_codec()
 
@@ -61,6 +61,25 @@ def test_a_frame_whose_reference_is_missing_says_so() -> None:
         coder.take(sent[1])
     assert coder.take(sent[2]) == payloads[3]
     decoded(CODEC, coder.take(sent[3]))
+
+
+def test_frames_that_are_needed_much_later_are_not_all_held() -> None:
+    """Every frame of the second half is coded against one of the first: only so many are kept for that."""
+    half = HELD_FRAMES_MAX + 8
+    payloads, symbols = chain(CODEC, half, alone=range(half))
+    for number in range(half):
+        reference = Reference(epoch=EPOCH, frame=number, layers=3, symbols=symbols[number])
+        payloads.append(CODEC.encode(symbols[number], 1, reference=reference))
+    sent = [bitstream(number, payload) for number, payload in enumerate(payloads)]
+    coder = StandAlone(CODEC, last_uses(sent))
+    for one in sent[:half]:
+        assert coder.take(one) == one.payload
+        assert len(coder._held) <= HELD_FRAMES_MAX
+    with pytest.raises(BitstreamError, match=f"frame {half} is coded against frame 0, more than 32 such frames back"):
+        coder.take(sent[half])
+    for one in sent[half + 8 :]:
+        np.testing.assert_array_equal(symbols[one.frame - half], decoded(CODEC, coder.take(one)))
+    assert coder._held == {}
 
 
 def test_pictures_stand_alone() -> None:
