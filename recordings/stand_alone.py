@@ -20,14 +20,23 @@ HELD_FRAMES_MAX: Final = 32
 """Frames that later ones are coded against, decoded (8 MiB each at most). A server keeps the last 8 of a session."""
 
 
-def last_uses(bitstreams: Iterable[Bitstream]) -> dict[int, int]:
-    """Frame → the last frame that is coded against it. Damaged ones are passed over: they are met again later."""
+def reference_of(bitstream: Bitstream) -> int | None:
+    """The frame that this one is coded against; None also for damaged ones, which are met again later."""
+    if bitstream.kind != "bitstream":
+        return None
+    try:
+        reference = parse_header(bitstream.payload)[0].reference
+    except BitstreamError:
+        return None
+    return None if reference is None else reference.frame
+
+
+def last_uses(references: Iterable[tuple[int, int | None]]) -> dict[int, int]:
+    """Frame → the last frame that is coded against it, of pairs (frame, what `reference_of` says of it)."""
     uses: dict[int, int] = {}
-    for bitstream in bitstreams:
-        header = _header(bitstream)
-        if header is not None and header.reference is not None:
-            named = header.reference.frame
-            uses[named] = max(uses.get(named, 0), bitstream.frame)
+    for frame, named in references:
+        if named is not None:
+            uses[named] = max(uses.get(named, 0), frame)
     return uses
 
 
@@ -83,18 +92,3 @@ class StandAlone:
             self._let_go = next(iter(self._held))
             del self._held[self._let_go]
         return decoded
-
-
-def _header(bitstream: Bitstream) -> Header | None:
-    if bitstream.kind != "bitstream":
-        return None
-    try:
-        return parse_header(bitstream.payload)[0]
-    except BitstreamError:
-        return None
-
-
-def reference_of(bitstream: Bitstream) -> int | None:
-    """The frame that this one is coded against."""
-    header = _header(bitstream)
-    return None if header is None or header.reference is None else header.reference.frame
