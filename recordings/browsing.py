@@ -128,7 +128,7 @@ def course(recording: IndexedRecording, from_s: float = 0.0, to_s: float | None 
     chunks = recording.within(from_ns, start_ns + round(end_s * 1e9) + 1)
     sampled = len(chunks) > COURSE_CHUNKS_MAX
     if sampled:
-        for chunk, span_s, place in _one_each(chunks, from_ns, step_s, points):
+        for chunk, span_s, place in _sampled_chunks(chunks, from_ns, step_s, points):
             steps[place].span_s = span_s
             for message in recording.messages(chunk):
                 steps[place].take(message, recording)
@@ -252,14 +252,22 @@ class _Step:
         return round(float(np.percentile(self.taken_ms, percent)), 3) if self.taken_ms else None
 
 
-def _one_each(chunks: Sequence[Chunk], from_ns: int, step_s: float, points: int) -> Iterator[tuple[Chunk, float, int]]:
-    """(chunk, seconds that it covers, place): for each step the chunk that begins first after its middle, if any."""
+def _sampled_chunks(
+    chunks: Sequence[Chunk], from_ns: int, step_s: float, points: int
+) -> Iterator[tuple[Chunk, float, int]]:
+    """(chunk, seconds that it covers, place of its step): one for each step, if any begins in it.
+
+    one step    |---------------+---------------|
+    chunks       a     b     c     d     e     f     g      d: the first that begins in the second half
+                 a     b                             g      b: the last one, where none does
+    """
     done = -1
     for chunk, next_ns in zip(chunks, (*(after.start_ns for after in chunks[1:]), chunks[-1].end_ns), strict=True):
         within = (chunk.start_ns - from_ns) / 1e9 / step_s
         place = int(within)
-        last_chance = int((next_ns - from_ns) / 1e9 / step_s) != place or chunk is chunks[-1]
-        if 0 <= place < points and place != done and (within - place >= 0.5 or last_chance):
+        second_half = within - place >= 0.5
+        last = int((next_ns - from_ns) / 1e9 / step_s) != place or chunk is chunks[-1]
+        if 0 <= place < points and place != done and (second_half or last):
             done = place
             # A pause between two chunks is none of this one's.
             span_ns = min(next_ns - chunk.start_ns, 2 * (chunk.end_ns - chunk.start_ns) + 50_000_000)
