@@ -40,6 +40,8 @@ PAGE_CHUNKS_MAX: Final = 256
 """Chunks that are read for one page: two minutes."""
 LOOK_BACK_S: Final = 3.0
 """A frame that ends now came in at most so long ago."""
+SECONDS_MAX: Final = 1e9
+"""No recording lasts 30 years; what lies beyond is no time, and infinity has no nanoseconds."""
 PICTURE_S: Final = 10.0
 """How old a thumbnail may be that stands for a moment."""
 
@@ -126,7 +128,7 @@ def course(recording: IndexedRecording, from_s: float = 0.0, to_s: float | None 
     chunks = recording.within(from_ns, start_ns + round(end_s * 1e9) + 1)
     sampled = len(chunks) > COURSE_CHUNKS_MAX
     if sampled:
-        for chunk, span_s, place in _one_each(chunks, from_ns, step_s, points):
+        for chunk, span_s, place in _sampled_chunks(chunks, from_ns, step_s, points):
             steps[place].span_s = span_s
             for message in recording.messages(chunk):
                 steps[place].take(message, recording)
@@ -148,9 +150,10 @@ def course(recording: IndexedRecording, from_s: float = 0.0, to_s: float | None 
 
 
 def frame_page(recording: IndexedRecording, from_s: float, to_s: float, limit: int = 200) -> FramePage:
-    """Frames that ended from `from_s` up to `to_s`, at most about `limit`. Raises InputError."""
+    """Frames that ended from `from_s` up to `to_s` (infinity: its end), at most about `limit`. Raises InputError."""
     if not 1 <= limit <= FRAMES_MAX:
         raise InputError(f"limit is {limit}, expected 1 to {FRAMES_MAX}")
+    to_s = min(to_s, SECONDS_MAX)
     if not 0 <= from_s < to_s:
         raise InputError(f"frames from {from_s:g} to {to_s:g} s make no sense: from is less than to")
     start_ns = recording.start_ns
@@ -185,6 +188,8 @@ def frame_page(recording: IndexedRecording, from_s: float, to_s: float, limit: i
 
 def picture_at(recording: IndexedRecording, at_s: float) -> bytes | None:
     """The JPEG of the newest picture at `at_s` or before it, if it is of these seconds. Raises InputError."""
+    if not -SECONDS_MAX <= at_s <= SECONDS_MAX:
+        raise InputError(f"there is no picture at {at_s:g} s: it lasts {recording.duration_s:g} s")
     at_ns = recording.start_ns + round(at_s * 1e9) + 1_000
     oldest_ns = at_ns - round(PICTURE_S * 1e9)
     best: tuple[int, bytes] | None = None
@@ -247,14 +252,22 @@ class _Step:
         return round(float(np.percentile(self.taken_ms, percent)), 3) if self.taken_ms else None
 
 
-def _one_each(chunks: Sequence[Chunk], from_ns: int, step_s: float, points: int) -> Iterator[tuple[Chunk, float, int]]:
-    """(chunk, seconds that it covers, place): for each step the chunk that begins first after its middle, if any."""
+def _sampled_chunks(
+    chunks: Sequence[Chunk], from_ns: int, step_s: float, points: int
+) -> Iterator[tuple[Chunk, float, int]]:
+    """(chunk, seconds that it covers, place of its step): one for each step, if any begins in it.
+
+    one step    |---------------+---------------|
+    chunks       a     b     c     d     e     f     g      d: the first that begins in the second half
+                 a     b                             g      b: the last one, where none does
+    """
     done = -1
     for chunk, next_ns in zip(chunks, (*(after.start_ns for after in chunks[1:]), chunks[-1].end_ns), strict=True):
         within = (chunk.start_ns - from_ns) / 1e9 / step_s
         place = int(within)
-        last_chance = int((next_ns - from_ns) / 1e9 / step_s) != place or chunk is chunks[-1]
-        if 0 <= place < points and place != done and (within - place >= 0.5 or last_chance):
+        second_half = within - place >= 0.5
+        last = int((next_ns - from_ns) / 1e9 / step_s) != place or chunk is chunks[-1]
+        if 0 <= place < points and place != done and (second_half or last):
             done = place
             # A pause between two chunks is none of this one's.
             span_ns = min(next_ns - chunk.start_ns, 2 * (chunk.end_ns - chunk.start_ns) + 50_000_000)

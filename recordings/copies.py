@@ -13,7 +13,7 @@ from pipeline.codec import LatentCodec
 from pipeline.errors import BitstreamError, ConfigError, InputError
 from recordings.reader import RecordedMessage, Recording
 from recordings.scan import Damage
-from recordings.stand_alone import StandAlone, reference_of
+from recordings.stand_alone import StandAlone, last_uses, reference_of
 from recordings.topics import (
     BITSTREAM,
     DROP,
@@ -155,17 +155,13 @@ def _plan(recording: Recording, start_s: float, end_s: float | None) -> _Plan:
         )
     boundary = {frame for frame in frames if references[frame] is not None and references[frame] not in frames}
     needed: set[int] = set()
-    uses: dict[int, int] = {}
     todo = list(boundary)
     while todo:
-        frame = todo.pop()
-        named = references.get(frame)
-        if named is None:
-            continue
-        uses[named] = max(uses.get(named, 0), frame)
+        named = references[todo.pop()]
         if named in references and named not in needed:
             needed.add(named)
             todo.append(named)
+    uses = last_uses((frame, references[frame]) for frame in boundary | needed)
     return _Plan(start_ns, end_ns, set(references), frames, boundary, needed, uses)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import msgspec
@@ -63,64 +63,79 @@ class Messages(Protocol):
 
 def recorded_frames(recording: Messages) -> Iterator[RecordedFrame]:
     """Every frame, in order of its end; those without one last."""
-    waiting: dict[int, RecordedFrame] = {}
-    session: SessionStart | None = None
-    answered: RecordedFrame | None = None  # the last one: its stages follow it
-    recent: dict[int, list[RecordedAnswer]] = {}  # answers that may be repeated
-
-    def known(frame: int) -> RecordedFrame:
-        return waiting.pop(frame, None) or RecordedFrame(frame=frame, session=session)
-
+    frames = _Frames()
+    takes: dict[str, Callable[[Any, RecordedMessage], Iterable[RecordedFrame]]] = {
+        SESSION: frames.session,
+        BITSTREAM: frames.bitstream,
+        RESULT: frames.result,
+        STAGES: frames.stages,
+        DROP: frames.drop,
+        UNCHANGED: frames.unchanged,
+    }
     for message in recording:
-        if answered is not None and message.topic != STAGES:
-            yield answered
-            answered = None
-        if message.topic == SESSION:
-            session = recording.decode(message)
-        elif message.topic == BITSTREAM:
-            _sent(waiting, recording.decode(message), session)
-            if len(waiting) > _HELD:
-                yield waiting.pop(next(iter(waiting)))
-        elif message.topic == RESULT:
-            result: FrameResult = recording.decode(message)
-            answered = _with_answer(known(result.frame), result, message.publish_ns, message.log_ns)
-            recent[result.frame] = result.tasks
-            if len(recent) > _REPEATABLE:
-                del recent[next(iter(recent))]
-        elif message.topic == STAGES and answered is not None:
-            stages: FrameStages = recording.decode(message)
-            if stages.frame == answered.frame:
-                answered.stages = stages
-            yield answered
-            answered = None
-        elif message.topic == DROP:
-            drop: FrameDrop = recording.decode(message)
-            frame = known(drop.frame)
-            frame.state, frame.detail, frame.ended_ns = drop.cause, drop.detail, message.log_ns
-            yield frame
-        elif message.topic == UNCHANGED:
-            repeat: FrameRepeat = recording.decode(message)
-            frame = known(repeat.frame)
-            frame.state, frame.detail, frame.ended_ns = UNCHANGED_STATE, f"as frame {repeat.of}", message.log_ns
-            frame.answers = recent.get(repeat.of, [])
-            yield frame
-    if answered is not None:
-        yield answered
-    yield from waiting.values()
+        if message.topic != STAGES:
+            yield from frames.answered()
+        if message.topic in takes:
+            yield from takes[message.topic](recording.decode(message), message)
+    yield from frames.answered()
+    yield from frames.waiting()
 
 
-def _sent(waiting: dict[int, RecordedFrame], bitstream: Bitstream, session: SessionStart | None) -> None:
-    waiting[bitstream.frame] = RecordedFrame(
-        frame=bitstream.frame, captured_ns=bitstream.captured_ns, session=session,
-        payload_bytes=len(bitstream.payload), media_time=bitstream.media_time,
-    )  # fmt: skip
+class _Frames:
+    """Puts frames together: a method for each topic, which gives the frames that are complete with its message."""
 
+    def __init__(self) -> None:
+        self._session: SessionStart | None = None
+        self._waiting: dict[int, RecordedFrame] = {}
+        self._answered: RecordedFrame | None = None  # the last one: its stages follow it
+        self._recent: dict[int, list[RecordedAnswer]] = {}  # answers that may be repeated
 
-def _with_answer(frame: RecordedFrame, result: FrameResult, captured_ns: int, ended_ns: int) -> RecordedFrame:
-    frame.state, frame.result, frame.answers = ANSWERED, result, result.tasks
-    frame.captured_ns = frame.captured_ns or captured_ns
-    frame.ended_ns = ended_ns
-    frame.payload_bytes = frame.payload_bytes or result.payload_bytes
-    if frame.media_time is None and result.media_time >= 0:
-        frame.media_time = result.media_time
-    return frame
+    def session(self, start: SessionStart, _: RecordedMessage) -> Iterable[RecordedFrame]:
+        self._session = start
+        return ()
+
+    def bitstream(self, sent: Bitstream, _: RecordedMessage) -> Iterable[RecordedFrame]:
+        self._waiting[sent.frame] = RecordedFrame(
+            frame=sent.frame, captured_ns=sent.captured_ns, session=self._session,
+            payload_bytes=len(sent.payload), media_time=sent.media_time,
+        )  # fmt: skip
+        return [self._waiting.pop(next(iter(self._waiting)))] if len(self._waiting) > _HELD else ()
+
+    def result(self, result: FrameResult, message: RecordedMessage) -> Iterable[RecordedFrame]:
+        frame = self._answered = self._ended(result.frame, ANSWERED, "", message)
+        frame.result, frame.answers = result, result.tasks
+        frame.captured_ns = frame.captured_ns or message.publish_ns
+        frame.payload_bytes = frame.payload_bytes or result.payload_bytes
+        if frame.media_time is None and result.media_time >= 0:
+            frame.media_time = result.media_time
+        self._recent[result.frame] = result.tasks
+        if len(self._recent) > _REPEATABLE:
+            del self._recent[next(iter(self._recent))]
+        return ()
+
+    def stages(self, stages: FrameStages, _: RecordedMessage) -> Iterable[RecordedFrame]:
+        if self._answered is not None and self._answered.frame == stages.frame:
+            self._answered.stages = stages
+        return self.answered()
+
+    def drop(self, drop: FrameDrop, message: RecordedMessage) -> Iterable[RecordedFrame]:
+        return [self._ended(drop.frame, drop.cause, drop.detail, message)]
+
+    def unchanged(self, repeat: FrameRepeat, message: RecordedMessage) -> Iterable[RecordedFrame]:
+        frame = self._ended(repeat.frame, UNCHANGED_STATE, f"as frame {repeat.of}", message)
+        frame.answers = self._recent.get(repeat.of, [])
+        return [frame]
+
+    def answered(self) -> Iterable[RecordedFrame]:
+        """The frame that was answered last, which gets no more stages."""
+        frame, self._answered = self._answered, None
+        return () if frame is None else [frame]
+
+    def waiting(self) -> Iterable[RecordedFrame]:
+        """Frames that have no end."""
+        return self._waiting.values()
+
+    def _ended(self, number: int, state: str, detail: str, message: RecordedMessage) -> RecordedFrame:
+        frame = self._waiting.pop(number, None) or RecordedFrame(frame=number, session=self._session)
+        frame.state, frame.detail, frame.ended_ns = state, detail, message.log_ns
+        return frame

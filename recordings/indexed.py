@@ -22,11 +22,9 @@ from mcap.opcode import Opcode
 
 from pipeline.errors import InputError
 from recordings.reader import RecordedMessage, decode_message, find_facts
-from recordings.scan import HEAD_BYTES, MAGIC, Damage, MessageRecord, chunk_records
+from recordings.scan import CHUNK_BYTES_MAX, HEAD_BYTES, MAGIC, Damage, MessageRecord, chunk_records, is_opcode
 from recordings.topics import SESSION, TOPICS, Facts, SessionStart
 
-CHUNK_BYTES_MAX: Final = 33_554_432
-"""Chunks that are larger are left out: ours have 0.3 MB."""
 SUMMARY_BYTES_MAX: Final = 268_435_456
 _FACTS_BYTES = 131_072
 _LISTED_BYTES = 16_384
@@ -175,12 +173,13 @@ class IndexedRecording:
                 return
             kind, length = struct.unpack_from("<BQ", head)
             end = self._walked + HEAD_BYTES + length
-            if not 1 <= kind <= Opcode.DATA_END:
+            unfinished = end > size
+            if not is_opcode(kind) or (unfinished and length > CHUNK_BYTES_MAX):
                 self.damage = (
                     f"damaged from byte {self._walked:,} on: `frankenstream recordings recover` reads what follows"
                 )
                 return
-            if end > size or kind in (Opcode.FOOTER, Opcode.DATA_END):
+            if unfinished or kind in (Opcode.FOOTER, Opcode.DATA_END):
                 return
             if kind == Opcode.CHUNK and len(head) == HEAD_BYTES + 16:
                 start_ns, end_ns = struct.unpack_from("<QQ", head, HEAD_BYTES)

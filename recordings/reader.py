@@ -43,6 +43,8 @@ from recordings.topics import (
 
 _FACTS_WITHIN_BYTES: Final = 65_536
 """A recording of ours says what it is within so many bytes; files of others are not read to the end for that."""
+_SHOWN_CHARS = 40
+"""Of what a file says, in a line about it; a format has fewer digits."""
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
@@ -149,7 +151,7 @@ def decode_message(message: RecordedMessage, name: str) -> Any:
             return Thumbnail.decode(message.data)
         decoder = _DECODERS.get(message.topic)
         return None if decoder is None else decoder.decode(message.data)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InputError(f"{name}: a message of {message.topic} does not read: {error}") from None
 
 
@@ -181,10 +183,11 @@ def find_facts(data: memoryview, name: str) -> Facts:
 
 def _checked(metadata: dict[str, str], name: str) -> Facts:
     version = metadata.get("format", "")
-    if not version.isdecimal() or int(version) > FORMAT:
+    if not version.isdecimal() or len(version) > _SHOWN_CHARS or int(version) > FORMAT:
         by = metadata.get("frankenstream", "another version")
         raise InputError(
-            f"{name} has recording format {version or 'none'} (made by FrankenStream {by}), "
+            f"{name} has recording format {version[:_SHOWN_CHARS] or 'none'} "
+            f"(made by FrankenStream {by[:_SHOWN_CHARS]}), "
             f"this one reads up to {FORMAT}: update FrankenStream"
         )
     return _lenient(metadata, Facts)

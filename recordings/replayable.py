@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pipeline.codec import LatentCodec
 from pipeline.errors import BitstreamError, InputError
 from recordings.reader import Recording
-from recordings.stand_alone import StandAlone, reference_of
+from recordings.stand_alone import StandAlone, last_uses, reference_of
 from recordings.topics import BITSTREAM, RESULT, SESSION, Bitstream, FrameResult, SessionStart
 
 FPS_DEFAULT = 30.0
@@ -34,17 +34,20 @@ class Replayable:
         self.kind = ""
         """bitstream, or jpeg for the unmodified backbone."""
         self._first_ns = self._last_ns = 0
-        self._uses: dict[int, int] = {}
         self._partial: dict[int, int] = {}  # frame -> layers that the server had of it
+        references: list[tuple[int, int | None]] = []
         for message in recording:
             if message.topic == BITSTREAM:
-                self._note(recording.decode(message))
+                bitstream: Bitstream = recording.decode(message)
+                if self._note(bitstream) and (named := reference_of(bitstream)) is not None:
+                    references.append((bitstream.frame, named))
             elif message.topic == RESULT:
                 result: FrameResult = recording.decode(message)
                 if 0 < result.decoded_layers < result.layers:
                     self._partial[result.frame] = result.decoded_layers
             elif message.topic == SESSION:
                 self.sessions.append(recording.decode(message))
+        self._uses = last_uses(references)
         if not self.frames_total:
             raise InputError(f"{recording.name} has no frames: there is nothing to replay")
 
@@ -97,14 +100,13 @@ class Replayable:
                 continue
             yield ReplayFrame(bitstream.frame, time_s, payload)
 
-    def _note(self, bitstream: Bitstream) -> None:
+    def _note(self, bitstream: Bitstream) -> bool:
+        """Whether it is one of the frames to be sent."""
         self.kind = self.kind or bitstream.kind
         if bitstream.kind != self.kind:
-            return
+            return False
         if not self.frames_total:
             self._first_ns = self._last_ns = bitstream.captured_ns
         self.frames_total += 1
         self._last_ns = max(self._last_ns, bitstream.captured_ns)
-        named = reference_of(bitstream)
-        if named is not None:
-            self._uses[named] = max(self._uses.get(named, 0), bitstream.frame)
+        return True

@@ -7,26 +7,34 @@ that has none. Here a damaged piece is said (`Damage`) and stepped over: the nex
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import lz4.frame  # type: ignore[import-untyped]
+import zstandard
 from mcap import records as mcap_records
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
-from mcap.stream_reader import get_chunk_data_stream
 from mcap.writer import MCAP0_MAGIC
 
 MAGIC: Final = MCAP0_MAGIC
 HEAD_BYTES: Final = 9
 """Opcode and length of a record."""
-_OWN_OPCODES = 0x0F
+CHUNK_BYTES_MAX: Final = 33_554_432
+"""Chunks that are larger, as they lie in the file or unpacked, are left out: ours have 0.3 MB, those of others 4 MB."""
+SEARCH_SIZES_MAX: Final = 8
+"""What the search for chunks after damage may read again, in sizes of the file: crafted heads would cost hours."""
+_OWN_OPCODES = Opcode.DATA_END
+_PRIVATE_OPCODES = 0x80
 _CHUNK_FIXED_BYTES = 8 + 8 + 8 + 4 + 4
 _COMPRESSION_CHARS_MAX = 16
-_CHUNK_MARK = bytes([Opcode.CHUNK])
+_CHUNK_HEAD = re.compile(rb"\x06.{4}\x00{4}", re.DOTALL)
+"""Opcode and length of a chunk of CHUNK_BYTES_MAX at most."""
 _PARSED: Final[dict[int, Any]] = {
     Opcode.SCHEMA: mcap_records.Schema,
     Opcode.CHANNEL: mcap_records.Channel,
@@ -75,9 +83,14 @@ def scan(data: memoryview) -> Iterator[Found]:
     """Every record of interest in the order of the file, and what is damaged. `data` is all of it, with MAGIC.
 
     Of an uncompressed chunk that is cut off its whole messages come out.
+
+    Where lengths lead nowhere, one of them was wrong, and nobody knows which. So the search for the next chunk begins
+    at `sure`, which may lie before `place`. This ends: what is found begins at `sure` or later and is a chunk, whose
+    end is `sure` from then on, so each jump raises it. How much is read again by all jumps is limited (`_Search`).
     """
     place = len(MAGIC)
-    sure = 0  # end of the last chunk whose check was right: up to here the lengths led us well
+    sure = place  # end of the last chunk whose check was right: up to here the lengths led us well
+    search = _Search(data)
     data_ended = False
     while place < len(data):
         opcode, end = _head(data, place)
@@ -85,9 +98,9 @@ def scan(data: memoryview) -> Iterator[Found]:
             yield End()
             return
         if not _plausible(opcode, end, len(data)):
-            onward = _next_chunk(data, sure or place + 1)
+            onward = search.onward(sure, place)
             if onward is None:
-                yield from _cut_off(data, place, opcode, data_ended)
+                yield from _cut_off(data, place, opcode, data_ended, search.given_up)
                 return
             yield Damage(place, max(place, onward), "a piece of the file is damaged")
             place = onward
@@ -126,7 +139,12 @@ def _head(data: memoryview, place: int) -> tuple[int, int]:
 
 
 def _plausible(opcode: int, end: int, size: int) -> bool:
-    return (1 <= opcode <= _OWN_OPCODES or opcode >= 0x80) and end <= size
+    return is_opcode(opcode) and end <= size
+
+
+def is_opcode(opcode: int) -> bool:
+    """Whether a record may be of this kind: MCAP's own, or those that it leaves to others (0x80 on)."""
+    return 1 <= opcode <= _OWN_OPCODES or opcode >= _PRIVATE_OPCODES
 
 
 def _record(content: memoryview, opcode: int, place: int) -> Iterator[Found]:
@@ -142,16 +160,39 @@ def _record(content: memoryview, opcode: int, place: int) -> Iterator[Found]:
 
 
 def _chunk(content: memoryview, place: int) -> Iterator[Found]:
-    chunk = mcap_records.Chunk.read(_stream(content))
     end = place + HEAD_BYTES + len(content)
+    if len(content) > CHUNK_BYTES_MAX:
+        yield Damage(place, end, f"a chunk is left out: it has {len(content):,} bytes, limit {CHUNK_BYTES_MAX:,}")
+        return
+    chunk = mcap_records.Chunk.read(_stream(content))
     try:
-        stream, _ = get_chunk_data_stream(chunk, validate_crc=True)
-        inside = stream.read(chunk.uncompressed_size) if chunk.uncompressed_size else b""
+        inside = _unpacked(chunk)
     except Exception as error:  # zstandard and lz4 have no common base
-        reason = "its check does not match" if "crc" in str(error) else str(error)
-        yield Damage(place, end, f"a chunk is damaged: {reason}")
+        yield Damage(place, end, f"a chunk is damaged: {error}")
         return
     yield from _inside(memoryview(inside))
+
+
+def _unpacked(chunk: mcap_records.Chunk) -> bytes:
+    """The records of a chunk. Raises ValueError, and what the libraries raise.
+
+    12 kB of zstd can say that they are 400 MB, so what is said is looked at before anything is unpacked.
+    """
+    data, size = chunk.data, chunk.uncompressed_size
+    if chunk.compression == "zstd":
+        size = max(size, zstandard.frame_content_size(data))
+    if size > CHUNK_BYTES_MAX:
+        raise ValueError(f"it unpacks to {size:,} bytes, limit {CHUNK_BYTES_MAX:,}")
+    if chunk.compression == "zstd":
+        data = zstandard.decompress(data, size)
+    elif chunk.compression == "lz4":
+        unpacking = lz4.frame.LZ4FrameDecompressor()
+        data = unpacking.decompress(data, max_length=max(size, 1))
+        if not unpacking.eof:
+            raise ValueError(f"it does not end after the {size:,} bytes that it says")
+    if chunk.uncompressed_crc not in (0, zlib.crc32(data)):
+        raise ValueError("its check does not match")
+    return data
 
 
 def _inside(data: memoryview) -> Iterator[Found]:
@@ -169,14 +210,16 @@ def _inside(data: memoryview) -> Iterator[Found]:
         place = end
 
 
-def _cut_off(data: memoryview, place: int, opcode: int, data_ended: bool) -> Iterator[Found]:
+def _cut_off(data: memoryview, place: int, opcode: int, data_ended: bool, given_up: bool) -> Iterator[Found]:
     """Nothing whole comes from `place` on: the messages of a chunk that breaks off, and a line about the rest."""
     whole = 0
     if opcode == Opcode.CHUNK:
         for record in _cut_chunk(data[place + HEAD_BYTES :]):
             whole += isinstance(record, MessageRecord)
             yield record
-    if data_ended:
+    if given_up:
+        what = "the rest is not searched: too many chunks begin in it that are none"
+    elif data_ended:
         what = "the file is cut off within its index: no message is lost"
     elif whole:
         what = f"the file is cut off; of its last chunk {whole} messages are whole"
@@ -197,30 +240,61 @@ def _cut_chunk(content: memoryview) -> Iterator[Found]:
             return
 
 
-def _next_chunk(data: memoryview, start: int) -> int | None:
-    """The next place from `start` on where a chunk begins whose check is right."""
-    file: Any = data.obj  # bytes or mmap: memoryviews cannot search
-    place = file.find(_CHUNK_MARK, start)
-    while place >= 0:
-        if _is_chunk(data, place):
-            return int(place)
-        place = file.find(_CHUNK_MARK, place + 1)
-    return None
+class _Search:
+    """Finds where to go on after damage, and reads SEARCH_SIZES_MAX times the file for that at most."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._left_bytes = SEARCH_SIZES_MAX * len(data)
+
+    @property
+    def given_up(self) -> bool:
+        return self._left_bytes < 0
+
+    def onward(self, start: int, place: int) -> int | None:
+        """The next chunk from `start` on whose check is right; what lies between it and `place` is read again."""
+        while not self.given_up and (head := _CHUNK_HEAD.search(self._data, start)):
+            found = head.start()
+            claim = _claim(self._data, found)
+            if claim is not None:
+                self._left_bytes -= len(claim.inside)
+                if claim.right:
+                    self._left_bytes -= max(0, place - found)
+                    return found
+            start = found + 1
+        return None
 
 
-def _is_chunk(data: memoryview, place: int) -> bool:
+class _Claim(NamedTuple):
+    """What says of itself that it is a chunk, with lengths that fit. `crc` None: it is compressed, see `_chunk`."""
+
+    inside: memoryview
+    crc: int | None
+
+    @property
+    def right(self) -> bool:
+        return self.crc is None or (len(self.inside) > 0 and zlib.crc32(self.inside) == self.crc)
+
+
+def _claim(data: memoryview, place: int) -> _Claim | None:
     opcode, end = _head(data, place)
-    if opcode != Opcode.CHUNK or end > len(data) or end - place < HEAD_BYTES + _CHUNK_FIXED_BYTES + 8:
-        return False
+    length = end - place - HEAD_BYTES
+    if opcode != Opcode.CHUNK or end > len(data) or not _CHUNK_FIXED_BYTES + 8 <= length <= CHUNK_BYTES_MAX:
+        return None
     content = data[place + HEAD_BYTES : end]
     crc, name_bytes = struct.unpack_from("<II", content, _CHUNK_FIXED_BYTES - 8)
-    if name_bytes > _COMPRESSION_CHARS_MAX or len(content) < _CHUNK_FIXED_BYTES + name_bytes + 8:
-        return False
+    if name_bytes > _COMPRESSION_CHARS_MAX or length < _CHUNK_FIXED_BYTES + name_bytes + 8:
+        return None
     (size,) = struct.unpack_from("<Q", content, _CHUNK_FIXED_BYTES + name_bytes)
     inside = content[_CHUNK_FIXED_BYTES + name_bytes + 8 :]
     if size != len(inside):
-        return False
-    return bool(name_bytes > 0 or (size > 0 and zlib.crc32(inside) == crc))
+        return None
+    return _Claim(inside, None if name_bytes else crc)
+
+
+def _is_chunk(data: memoryview, place: int) -> bool:
+    claim = _claim(data, place)
+    return claim is not None and claim.right
 
 
 def _message(content: memoryview) -> MessageRecord:

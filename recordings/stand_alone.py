@@ -9,21 +9,34 @@ bit. Only their bytes are more. Frames that stand alone anyway go out as they we
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from pipeline.codec import DecodedLatent, LatentCodec, Reference, ReferenceId
 from pipeline.codec.bitstream import Header, parse_header
 from pipeline.errors import BitstreamError
 from recordings.topics import Bitstream
 
+HELD_FRAMES_MAX: Final = 32
+"""Frames that later ones are coded against, decoded (8 MiB each at most). A server keeps the last 8 of a session."""
 
-def last_uses(bitstreams: Iterable[Bitstream]) -> dict[int, int]:
-    """Frame → the last frame that is coded against it. Damaged ones are passed over: they are met again later."""
+
+def reference_of(bitstream: Bitstream) -> int | None:
+    """The frame that this one is coded against; None also for damaged ones, which are met again later."""
+    if bitstream.kind != "bitstream":
+        return None
+    try:
+        reference = parse_header(bitstream.payload)[0].reference
+    except BitstreamError:
+        return None
+    return None if reference is None else reference.frame
+
+
+def last_uses(references: Iterable[tuple[int, int | None]]) -> dict[int, int]:
+    """Frame → the last frame that is coded against it, of pairs (frame, what `reference_of` says of it)."""
     uses: dict[int, int] = {}
-    for bitstream in bitstreams:
-        header = _header(bitstream)
-        if header is not None and header.reference is not None:
-            named = header.reference.frame
-            uses[named] = max(uses.get(named, 0), bitstream.frame)
+    for frame, named in references:
+        if named is not None:
+            uses[named] = max(uses.get(named, 0), frame)
     return uses
 
 
@@ -36,6 +49,7 @@ class StandAlone:
         self._codec = codec
         self._uses = uses
         self._held: dict[int, DecodedLatent] = {}
+        self._let_go = -1  # the last one that was still needed when there were too many
 
     def take(self, bitstream: Bitstream, *, layers: int = 0) -> bytes:
         """The frame's bytes without a reference. `layers` > 0: only so many, as a server may have had them.
@@ -65,28 +79,16 @@ class StandAlone:
             named = header.reference
             held = self._held.get(named.frame)
             if held is None:
-                raise BitstreamError(
-                    f"frame {bitstream.frame} is coded against frame {named.frame}, which the recording does not have"
-                )
+                late = named.frame <= self._let_go
+                why = f"more than {HELD_FRAMES_MAX} such frames back" if late else "which the recording does not have"
+                raise BitstreamError(f"frame {bitstream.frame} is coded against frame {named.frame}, {why}")
             references[ReferenceId(named.epoch, named.frame)] = held.as_reference(epoch=named.epoch, frame=named.frame)
         decoded = self._codec.decode(bitstream.payload, references=references)
         for frame in [frame for frame in self._held if self._uses[frame] <= bitstream.frame]:
             del self._held[frame]
         if self._uses.get(bitstream.frame, 0) > bitstream.frame:
             self._held[bitstream.frame] = decoded
+        if len(self._held) > HELD_FRAMES_MAX:
+            self._let_go = next(iter(self._held))
+            del self._held[self._let_go]
         return decoded
-
-
-def _header(bitstream: Bitstream) -> Header | None:
-    if bitstream.kind != "bitstream":
-        return None
-    try:
-        return parse_header(bitstream.payload)[0]
-    except BitstreamError:
-        return None
-
-
-def reference_of(bitstream: Bitstream) -> int | None:
-    """The frame that this one is coded against."""
-    header = _header(bitstream)
-    return None if header is None or header.reference is None else header.reference.frame

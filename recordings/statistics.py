@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from recordings.frames import UNCHANGED_STATE, UNKNOWN, RecordedFrame, recorded_frames
-from recordings.reader import Recording
+from recordings.reader import RecordedMessage, Recording
 from recordings.topics import ANSWERED, TOPICS, Facts, SessionStart
 
 BARS = 24
@@ -69,33 +72,32 @@ class RecordingFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def figures(recording: Recording) -> RecordingFigures:
-    """Read the whole recording. Raises InputError as it does."""
-    counts = Counter(message.topic for message in recording)
-    frames = list(recorded_frames(recording))
-    states = Counter(frame.state for frame in frames)
-    payloads = np.array([frame.payload_bytes for frame in frames if frame.payload_bytes], np.float64)
-    times = np.array([frame.captured_ns / 1e9 for frame in frames if frame.payload_bytes], np.float64)
-    started_ns, duration_s = _span(frames)
+    """Read the whole recording, once. Raises InputError as it does."""
+    noting = _Noting(recording)
+    sums = _Sums()
+    for frame in recorded_frames(noting):
+        sums.add(frame)
+    states, counts, ending = sums.states, noting.counts, recording.ending
+    payloads, times = np.array(sums.payloads), np.array(sums.times_s)
+    duration_s = (sums.last_ns - sums.first_ns) / 1e9
     special = {ANSWERED, UNCHANGED_STATE, UNKNOWN}
-    latencies = [frame.stages.capture_to_result_ms for frame in frames if frame.stages is not None]
-    ending = recording.ending
     return RecordingFigures(
         path=str(recording.path),
         bytes=recording.size_bytes,
         facts=recording.facts,
-        started_ns=started_ns,
+        started_ns=sums.first_ns,
         duration_s=duration_s,
-        frames=len(frames),
+        frames=states.total(),
         answered=states[ANSWERED],
         unchanged=states[UNCHANGED_STATE],
         dropped={cause: count for cause, count in sorted(states.items()) if cause not in special},
         unknown=states[UNKNOWN],
-        sessions=recording.sessions(),
+        sessions=noting.sessions,
         payload_bytes_mean=float(payloads.mean()) if len(payloads) else 0.0,
         kbps=float(payloads.sum()) * 8 / 1000 / duration_s if duration_s else 0.0,
         kbps_over_time=_over_time(times, payloads),
-        capture_to_result=_latency(np.array(latencies)) if latencies else None,
-        tasks=_tasks(frames),
+        capture_to_result=_latency(np.array(sums.latencies_ms)) if sums.latencies_ms else None,
+        tasks={task: _task(labels) for task, labels in sums.tops.items()},
         topics={topic: counts[topic] for topic in (*TOPICS, *sorted(set(counts) - set(TOPICS))) if counts[topic]},
         lost=ending.lost_by_topic if ending is not None else "",
         closed=ending is not None,
@@ -103,9 +105,50 @@ def figures(recording: Recording) -> RecordingFigures:
     )
 
 
-def _span(frames: list[RecordedFrame]) -> tuple[int, float]:
-    times = [time for frame in frames for time in (frame.captured_ns, frame.ended_ns) if time]
-    return (min(times), (max(times) - min(times)) / 1e9) if times else (0, 0.0)
+class _Noting:
+    """A recording, as `recorded_frames` wants it; counts the messages and notes the sessions that it passes."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.counts: Counter[str] = Counter()
+        self.sessions: list[SessionStart] = []
+        self._recording = recording
+
+    def __iter__(self) -> Iterator[RecordedMessage]:
+        for message in self._recording:
+            self.counts[message.topic] += 1
+            yield message
+
+    def decode(self, message: RecordedMessage) -> Any:
+        decoded = self._recording.decode(message)
+        if isinstance(decoded, SessionStart):
+            self.sessions.append(decoded)
+        return decoded
+
+
+class _Sums:
+    """What is kept of the frames: a few numbers each, since a recording may have millions."""
+
+    def __init__(self) -> None:
+        self.states: Counter[str] = Counter()
+        self.payloads, self.times_s, self.latencies_ms = array("d"), array("d"), array("d")
+        self.tops: dict[str, Counter[str]] = {}
+        """Of each task: how often each label was on top."""
+        self.first_ns = self.last_ns = 0
+
+    def add(self, frame: RecordedFrame) -> None:
+        self.states[frame.state] += 1
+        for time_ns in (frame.captured_ns, frame.ended_ns):
+            if time_ns:
+                self.first_ns = min(self.first_ns or time_ns, time_ns)
+                self.last_ns = max(self.last_ns, time_ns)
+        if frame.payload_bytes:
+            self.payloads.append(frame.payload_bytes)
+            self.times_s.append(frame.captured_ns / 1e9)
+        if frame.stages is not None:
+            self.latencies_ms.append(frame.stages.capture_to_result_ms)
+        for answer in frame.answers:
+            if answer.labels:
+                self.tops.setdefault(answer.task, Counter())[answer.labels[0].name] += 1
 
 
 def _over_time(times_s: NDArray[np.float64], payloads: NDArray[np.float64]) -> list[float]:
@@ -123,14 +166,6 @@ def _latency(milliseconds: NDArray[np.float64]) -> LatencyFigures:
     return LatencyFigures(p50, p95, p99, buckets)
 
 
-def _tasks(frames: list[RecordedFrame]) -> dict[str, TaskFigures]:
-    tops: dict[str, Counter[str]] = {}
-    for frame in frames:
-        for answer in frame.answers:
-            if answer.labels:
-                tops.setdefault(answer.task, Counter())[answer.labels[0].name] += 1
-    found = {}
-    for task, counter in tops.items():
-        label, count = counter.most_common(1)[0]
-        found[task] = TaskFigures(label, count / counter.total())
-    return found
+def _task(tops: Counter[str]) -> TaskFigures:
+    label, count = tops.most_common(1)[0]
+    return TaskFigures(label, count / tops.total())

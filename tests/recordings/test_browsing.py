@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import struct
 from pathlib import Path
 
 import msgspec
@@ -106,6 +108,24 @@ def test_wishes_that_make_no_sense(recording: IndexedRecording, start: float, en
         course(recording, start, end, points)
 
 
+@pytest.mark.parametrize("end", [math.inf, 1e300])
+def test_a_page_up_to_the_end(recording: IndexedRecording, end: float) -> None:
+    page = frame_page(recording, 0, end, 500)
+    assert len(page.frames) == FRAMES
+    assert page.next_s is None
+    assert math.isfinite(page.to_s)
+
+
+@pytest.mark.parametrize("at", [math.inf, -math.inf, math.nan, 1e300])
+def test_times_that_are_none(recording: IndexedRecording, at: float) -> None:
+    with pytest.raises(InputError, match="no sense"):
+        frame_page(recording, at, math.nan)
+    with pytest.raises(InputError, match="no sense"):
+        frame_page(recording, at, at)
+    with pytest.raises(InputError, match="there is no picture at"):
+        picture_at(recording, at)
+
+
 def test_a_recording_that_grows(tmp_path: Path) -> None:
     """Seen as far as it is written; indexed once it is closed."""
     recorder = Recorder(thread=False)
@@ -139,6 +159,22 @@ def test_a_file_cut_off_at_any_byte_is_read_as_far_as_it_goes(path: Path, tmp_pa
         one.close()
     assert max(counts) == FRAMES
     assert min(counts) < FRAMES / 2
+
+
+def test_records_of_others_are_stepped_over(path: Path, tmp_path: Path) -> None:
+    """MCAP leaves opcodes from 0x80 on to them; a length that no record has is damage all the same."""
+    whole = path.read_bytes()
+    middle = IndexedRecording(path).chunks[10].offset
+    added = tmp_path / "added.mcap"
+    added.write_bytes(whole[:middle] + struct.pack("<BQ", 0x80, 5) + b"other" + whole[middle:-20])
+    one = IndexedRecording(added)
+    assert (one.indexed, one.damage) == (False, "")
+    assert len(frame_page(one, 0, 100, 500).frames) == FRAMES
+    for opcode, length in ((0x7F, 5), (0x80, 2**40), (6, 2**40)):
+        added.write_bytes(whole[:middle] + struct.pack("<BQ", opcode, length) + whole[middle:-20])
+        one = IndexedRecording(added)
+        assert f"damaged from byte {middle:,} on" in one.damage
+        assert len(one.chunks) == 10
 
 
 def test_a_damaged_chunk_costs_itself(path: Path, tmp_path: Path) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mcap.writer import Writer
 
 from pipeline.errors import InputError
-from recordings.frames import UNKNOWN, recorded_frames
-from recordings.reader import Recording, is_recording
+from recordings import reader, statistics
+from recordings.frames import UNKNOWN, RecordedFrame, recorded_frames
+from recordings.reader import RecordedMessage, Recording, is_recording
+from recordings.scan import scan
 from recordings.statistics import figures
-from recordings.topics import Facts
+from recordings.topics import Facts, FrameResult
 from tests.recordings.made import CODEC_ID, FPS, chain, record, reference_codec
 
 
@@ -66,6 +70,29 @@ def test_figures(tmp_path: Path, bitstreams: list[bytes]) -> None:
     assert found.topics == {"/session": 1, "/bitstream": 8, "/result": 6, "/drop": 2, "/stages": 6}
 
 
+def test_figures_read_a_recording_once(
+    tmp_path: Path, bitstreams: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And hold no frame longer than `recorded_frames` does."""
+    recording = Recording(record(tmp_path / "a.mcap", bitstreams * 15))
+    scans: list[int] = []
+    alive: list[int] = []
+    monkeypatch.setattr(reader, "scan", lambda data: scans.append(1) or scan(data))
+    monkeypatch.setattr(statistics, "recorded_frames", lambda one: watched(recorded_frames(one), alive))
+    found = figures(recording)
+    assert found.frames == len(alive) == 120
+    assert found.sessions[0].session == "s1"
+    assert len(found.sessions) == len(scans) == 1
+    assert 0 < max(alive) < 20
+
+
+def watched(frames: Iterator[RecordedFrame], alive: list[int]) -> Iterator[RecordedFrame]:
+    """The same; `alive`: after each one, how many results there are in memory."""
+    for frame in frames:
+        yield frame
+        alive.append(sum(isinstance(one, FrameResult) for one in gc.get_objects()))
+
+
 def test_a_recording_of_a_newer_version_is_refused(tmp_path: Path, bitstreams: list[bytes]) -> None:
     """With what to do; nothing of it is misread."""
     path = record(tmp_path / "a.mcap", bitstreams, facts=Facts(format="2", frankenstream="9.1.0"))
@@ -73,6 +100,22 @@ def test_a_recording_of_a_newer_version_is_refused(tmp_path: Path, bitstreams: l
         InputError, match=r"a.mcap has recording format 2 \(made by FrankenStream 9.1.0\), this one reads up to 1: up"
     ):
         Recording(path)
+
+
+@pytest.mark.parametrize("version", ["9" * 5_000, "x" * 5_000, "²", ""])
+def test_a_format_that_is_no_number_of_ours_is_refused(version: str, tmp_path: Path, bitstreams: list[bytes]) -> None:
+    """In a line that stays one."""
+    path = record(tmp_path / "a.mcap", bitstreams, facts=Facts(format=version, frankenstream="8" * 5_000))
+    with pytest.raises(InputError, match=r"a\.mcap has recording format .* this one reads up to 1") as refused:
+        Recording(path)
+    assert len(str(refused.value)) < 250
+
+
+@pytest.mark.parametrize("data", [b"{", b'{"unknown": ' + b"[" * 200_000, b"\xff", b'{"frame": "one"}'])
+def test_a_message_that_does_not_read_is_an_error_of_ours(data: bytes, tmp_path: Path, bitstreams: list[bytes]) -> None:
+    recording = Recording(record(tmp_path / "a.mcap", bitstreams))
+    with pytest.raises(InputError, match=r"^a\.mcap: a message of /result does not read: "):
+        recording.decode(RecordedMessage("/result", 1, 1, 1, data))
 
 
 def test_facts_of_tomorrow_are_ignored(tmp_path: Path) -> None:

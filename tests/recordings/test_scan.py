@@ -7,14 +7,18 @@ import random
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
+import lz4.frame
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from mcap.opcode import Opcode
 from mcap.writer import MCAP0_MAGIC, CompressionType, Writer
 
-from recordings.scan import HEAD_BYTES, Damage, End, MessageRecord, scan
+from recordings import scan as scanning
+from recordings.scan import CHUNK_BYTES_MAX, HEAD_BYTES, Damage, End, MessageRecord, scan
 from tests.recordings.made import chain, record, reference_codec
 
 
@@ -133,11 +137,13 @@ def test_a_corrupt_chunk_costs_that_chunk(recording: bytes) -> None:
 
 
 def test_a_wrong_length_does_not_lead_astray(recording: bytes) -> None:
-    """The length of each chunk overwritten: the chunks after it are found by their checks."""
+    """The length of each chunk overwritten, so that it leads to nothing or into a later chunk: those after it are found
+    by their checks."""
     chunks = [(start, end) for opcode, start, end in records(recording) if opcode == Opcode.CHUNK]
     everything = messages(recording)
+    into_last = chunks[-1][0] + 100
     for start, end in chunks[:-1]:
-        for wrong in (0, 1, 777, 2**40):
+        for wrong in (0, 1, 777, 2**40, into_last - start - HEAD_BYTES):
             damaged = bytearray(recording)
             struct.pack_into("<Q", damaged, start + 1, wrong)
             got = messages(bytes(damaged))
@@ -154,6 +160,79 @@ def test_any_damage_gives_messages_or_damage(recording: bytes, seed: int, size: 
     written = {(one.channel_id, one.log_ns, zlib.crc32(one.data)) for one in messages(recording)}
     got = {(one.channel_id, one.log_ns, zlib.crc32(one.data)) for one in messages(damaged)}
     assert len(got - written) == 0
+
+
+# --- Crafted files --------------------------------------------------------------------------------------------
+
+
+def entry(opcode: int, content: bytes) -> bytes:
+    return struct.pack("<BQ", opcode, len(content)) + content
+
+
+def message(data: bytes) -> bytes:
+    return entry(Opcode.MESSAGE, struct.pack("<HIQQ", 1, 0, 5, 5) + data)
+
+
+def chunk(content: bytes, *, size: int, compression: bytes = b"", crc: int = 0) -> bytes:
+    head = struct.pack("<QQQII", 5, 5, size, crc, len(compression)) + compression
+    return entry(Opcode.CHUNK, head + struct.pack("<Q", len(content)) + content)
+
+
+LARGE = message(bytes(CHUNK_BYTES_MAX))
+
+
+@pytest.mark.parametrize(
+    ("compression", "said"), [("", len(LARGE)), ("zstd", len(LARGE)), ("zstd", 10), ("lz4", len(LARGE)), ("lz4", 10)]
+)
+def test_a_chunk_that_is_too_large_costs_itself(compression: str, said: int) -> None:
+    """A few kB that unpack to more than the limit, whether they say so or not; what follows comes out."""
+    pack = {"": bytes, "zstd": zstandard.compress, "lz4": lz4.frame.compress}[compression]
+    bomb = chunk(pack(LARGE), size=said, compression=compression.encode())
+    small = message(b"after")
+    data = MCAP0_MAGIC + bomb + chunk(small, size=len(small), crc=zlib.crc32(small))
+    damage, after, *_ = scan(memoryview(data))
+    assert isinstance(damage, Damage)
+    assert (damage.start, damage.end) == (len(MCAP0_MAGIC), len(MCAP0_MAGIC) + len(bomb))
+    assert any(word in str(damage) for word in ("limit 33,554,432", "the 10 bytes that it says"))
+    assert isinstance(after, MessageRecord)
+    assert after.data == b"after"
+
+
+@pytest.mark.parametrize("compression", [CompressionType.ZSTD, CompressionType.LZ4])
+def test_a_compressed_chunk_with_a_wrong_check(compression: CompressionType) -> None:
+    data = bytearray(mcap(chunked=True, compression=compression))
+    start = next(start for opcode, start, _ in records(bytes(data)) if opcode == Opcode.CHUNK)
+    data[start + HEAD_BYTES + 24] ^= 1
+    assert "its check does not match" in str(next(one for one in scan(memoryview(data)) if isinstance(one, Damage)))
+
+
+def test_false_chunks_cost_no_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads that all reach to the end, with a wrong check: the search is given up, and says so."""
+    checked: list[int] = []
+    monkeypatch.setattr(
+        scanning, "zlib", SimpleNamespace(crc32=lambda data: (checked.append(len(data)), zlib.crc32(data))[1])
+    )
+    heads, head_bytes = 500, len(chunk(b"", size=0))
+    size = heads * head_bytes
+    data = MCAP0_MAGIC + bytes(9)
+    for place in range(head_bytes, size + 1, head_bytes):
+        inside = size - place + 1
+        data += struct.pack("<BQ", Opcode.CHUNK, inside + head_bytes - HEAD_BYTES)
+        data += struct.pack("<QQQIIQ", 5, 5, inside, 1, 0, inside)
+    *_, last = scan(memoryview(data + b"x"))
+    assert isinstance(last, Damage)
+    assert last.cut
+    assert "not searched" in str(last)
+    assert sum(checked) < 10 * len(data)
+
+
+def test_jumping_back_costs_no_hours() -> None:
+    """Each chunk lies in a message that leads past it, to the garbage at the end: what comes out stays linear."""
+    inner = message(b"inner")
+    one = chunk(inner, size=len(inner), crc=zlib.crc32(inner))
+    links = 400
+    data = MCAP0_MAGIC + one + message(one) * links + bytes(9)
+    assert len(messages(data)) < 20 * links
 
 
 @given(st.binary(max_size=300))

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.codec import LatentCodec
+from pipeline.codec import LatentCodec, Reference
 from pipeline.errors import BitstreamError, BundleError, ConfigError, InputError
 from recordings.copies import cut, recover
 from recordings.frames import recorded_frames
 from recordings.reader import Recording
 from recordings.replayable import Replayable
-from recordings.stand_alone import StandAlone, last_uses, reference_of
+from recordings.stand_alone import HELD_FRAMES_MAX, StandAlone, last_uses, reference_of
 from recordings.topics import BITSTREAM, Bitstream, FrameResult, SessionStart
-from tests.recordings.made import FPS, chain, decoded, record, reference_codec
+from tests.recordings.made import EPOCH, FPS, chain, decoded, record, reference_codec
 
 CODEC = reference_codec()
 
@@ -26,12 +26,16 @@ def bitstream(frame: int, payload: bytes, kind: str = "bitstream") -> Bitstream:
     return Bitstream(frame=frame, captured_ns=frame, payload=payload, kind=kind)
 
 
+def stand_alone(sent: list[Bitstream]) -> StandAlone:
+    return StandAlone(CODEC, last_uses((one.frame, reference_of(one)) for one in sent))
+
+
 @given(st.integers(1, 12), st.sets(st.integers(0, 11)), st.integers(0, 1000))
 def test_every_frame_stands_alone(frames: int, alone: set[int], seed: int) -> None:
     """Whatever refers to what: the symbols are the same, and frames that stood alone keep their bytes."""
     payloads, symbols = chain(CODEC, frames, alone=tuple(alone | {0}), seed=seed)
     sent = [bitstream(number, payload) for number, payload in enumerate(payloads)]
-    coder = StandAlone(CODEC, last_uses(sent))
+    coder = stand_alone(sent)
     for one, expected in zip(sent, symbols, strict=True):
         payload = coder.take(one)
         np.testing.assert_array_equal(expected, decoded(CODEC, payload))
@@ -44,7 +48,7 @@ def test_fewer_layers_as_the_server_had_them() -> None:
     """A frame of which the server decoded one layer is sent with one layer: the same fill, the same answer."""
     payloads, symbols = chain(CODEC, 2)
     sent = [bitstream(number, payload) for number, payload in enumerate(payloads)]
-    coder = StandAlone(CODEC, last_uses(sent))
+    coder = stand_alone(sent)
     for one, expected in zip(sent, symbols, strict=True):
         got = CODEC.decode(coder.take(one, layers=1))
         assert (got.layers, got.decoded_layers) == (1, 1)
@@ -55,7 +59,7 @@ def test_a_frame_whose_reference_is_missing_says_so() -> None:
     """And a frame that stands alone afterwards goes on."""
     payloads, _ = chain(CODEC, 5, alone=(0, 3))
     sent = [bitstream(number, payload) for number, payload in enumerate(payloads) if number != 1]
-    coder = StandAlone(CODEC, last_uses(sent))
+    coder = stand_alone(sent)
     coder.take(sent[0])
     with pytest.raises(BitstreamError, match="frame 2 is coded against frame 1, which the recording does not have"):
         coder.take(sent[1])
@@ -63,8 +67,27 @@ def test_a_frame_whose_reference_is_missing_says_so() -> None:
     decoded(CODEC, coder.take(sent[3]))
 
 
+def test_frames_that_are_needed_much_later_are_not_all_held() -> None:
+    """Every frame of the second half is coded against one of the first: only so many are kept for that."""
+    half = HELD_FRAMES_MAX + 8
+    payloads, symbols = chain(CODEC, half, alone=range(half))
+    for number in range(half):
+        reference = Reference(epoch=EPOCH, frame=number, layers=3, symbols=symbols[number])
+        payloads.append(CODEC.encode(symbols[number], 1, reference=reference))
+    sent = [bitstream(number, payload) for number, payload in enumerate(payloads)]
+    coder = stand_alone(sent)
+    for one in sent[:half]:
+        assert coder.take(one) == one.payload
+        assert len(coder._held) <= HELD_FRAMES_MAX
+    with pytest.raises(BitstreamError, match=f"frame {half} is coded against frame 0, more than 32 such frames back"):
+        coder.take(sent[half])
+    for one in sent[half + 8 :]:
+        np.testing.assert_array_equal(symbols[one.frame - half], decoded(CODEC, coder.take(one)))
+    assert coder._held == {}
+
+
 def test_pictures_stand_alone() -> None:
-    coder = StandAlone(CODEC, last_uses([bitstream(0, b"\xff\xd8", "jpeg")]))
+    coder = stand_alone([bitstream(0, b"\xff\xd8", "jpeg")])
     assert coder.take(bitstream(0, b"\xff\xd8", "jpeg")) == b"\xff\xd8"
 
 
