@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.codec.contexts import Contexts, SetName, Term, context_count
 from pipeline.codec.entropy_model import EntropyModel
+from pipeline.codec.kept_property import kept_property
 from pipeline.errors import BundleError
 
 ENCODE_SLOT: Final = np.dtype(
@@ -68,7 +68,7 @@ class SlotTables:
         self.freq = np.concatenate([freq, np.array(skip_freqs, np.int64).reshape(-1)])
         self.start = np.concatenate([start, np.array(skip_starts, np.int64).reshape(-1)])
 
-    @cached_property
+    @kept_property
     def encode_slots(self) -> NDArray[Any]:
         """For division by multiplication: ceil(2^64 / freq) is exact for states below 2^32. freq 1 has no such
         64-bit reciprocal; 2^64 − 1 gives x − 1, which its bias puts right."""
@@ -83,17 +83,17 @@ class SlotTables:
         slots["bias"] = self.start + np.where(ones, total - 1, 0)
         return slots
 
-    @cached_property
+    @kept_property
     def decode_slots(self) -> NDArray[np.uint32]:
         """freq << 16 | start."""
         return np.asarray(self.freq << 16 | self.start, dtype=np.uint32)
 
-    @cached_property
+    @kept_property
     def costs(self) -> NDArray[np.uint32]:
         """Bits of each slot, in 1/65536."""
         return np.asarray(np.rint(65_536 * (self.precision - np.log2(self.freq))), dtype=np.uint32)
 
-    @cached_property
+    @kept_property
     def slot_of(self) -> NDArray[np.uint8]:
         """Slot number for each value of 2^precision, uint8 [tables, 2^precision]. Only decoders need it."""
         numbers = np.arange(self._symbol_slots) - np.repeat(self.first.astype(np.int64), self._sizes)
