@@ -100,7 +100,7 @@ class EdgeFetch:
     def _finish(self) -> EdgeBundle:
         try:
             bundle = EdgeBundle.from_zip(self._part_path.read_bytes(), where="fetched edge bundle")
-        except (BundleError, OSError):
+        except Exception:  # whatever it was, these bytes must not be what the next fetch goes on with
             self.discard()
             raise
         if bundle.codec_id != self.codec_id:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import limits
-from pipeline.bundle import Bundle, EdgeCache
+from pipeline.bundle import Bundle, EdgeBundle, EdgeCache
 from pipeline.errors import BundleError
 from tests.bundles import random_bundle
 
@@ -79,6 +79,21 @@ def test_damaged_bytes(bundle: Bundle, cache: EdgeCache) -> None:
     fetch = cache.fetch(bundle.codec_id)
     with pytest.raises(BundleError):
         fetch.add(0, len(packed), packed[:100] + b"\xff" * 50 + packed[150:])
+    assert cache.fetch(bundle.codec_id).offset == 0
+
+
+def test_fetch_begins_anew_whatever_went_wrong(
+    bundle: Bundle, cache: EdgeCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that something fails on are not what the next fetch goes on with."""
+
+    def fails(*arguments: object, **named: object) -> EdgeBundle:
+        raise MemoryError
+
+    monkeypatch.setattr(EdgeBundle, "from_zip", fails)
+    packed = bundle.pack_edge()
+    with pytest.raises(MemoryError):
+        cache.fetch(bundle.codec_id).add(0, len(packed), packed)
     assert cache.fetch(bundle.codec_id).offset == 0
 
 

@@ -205,6 +205,37 @@ def test_zip_that_lies_about_a_size(tmp_path: Path) -> None:
     refused(path)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip_packed_in_another_way(tmp_path: Path, method: int) -> None:
+    """Stored and deflated only: others fail in ways of their own, sound or not."""
+    path = tmp_path / "strange.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("edge/x", b"hello " * 99)
+    assert f"edge/x is packed with method {method}, expected 0 or 8" in refused(path)
+
+
+def test_nothing_is_unpacked_of_an_archive_that_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the last entry announces counts before the first one is read."""
+    path = tmp_path / "large.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("edge/small", "x")
+        archive.writestr("edge/large", b"\0" * (limits.BUNDLE_FILE_BYTES_MAX + 1))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *arguments: pytest.fail("unpacks"))
+    assert f"limit {limits.BUNDLE_FILE_BYTES_MAX}" in refused(path)
+
+
+def test_zip_with_a_file_without_name(tmp_path: Path) -> None:
+    """zipfile raises IndexError for it, before Python 3.13."""
+    path = tmp_path / "nameless.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x", "hello")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"PK\x01\x02")
+    data[at + 28 : at + 32] = (0).to_bytes(2, "little") + (1).to_bytes(2, "little")  # the name is an extra field
+    path.write_bytes(data)
+    refused(path)
+
+
 def test_zip_with_too_many_files(tmp_path: Path) -> None:
     """A bundle has a few dozen files."""
     path = tmp_path / "many.zip"
