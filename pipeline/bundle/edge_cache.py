@@ -29,16 +29,12 @@ class EdgeCache:
         """The cached edge half, or None. A damaged file is removed and counts as absent."""
         path = self._path(codec_id, "zip")
         try:
-            bundle = EdgeBundle.from_zip(path.read_bytes(), where=str(path))
+            return EdgeBundle.from_zip(path.read_bytes(), where=str(path), codec_id=codec_id)
         except FileNotFoundError:
             return None
         except BundleError:
             path.unlink(missing_ok=True)
             return None
-        if bundle.codec_id != codec_id:
-            path.unlink(missing_ok=True)
-            return None
-        return bundle
 
     def put(self, bundle: EdgeBundle) -> Path:
         """Keep `bundle`; returns its path."""
@@ -99,14 +95,10 @@ class EdgeFetch:
 
     def _finish(self) -> EdgeBundle:
         try:
-            bundle = EdgeBundle.from_zip(self._part_path.read_bytes(), where="fetched edge bundle")
+            data = self._part_path.read_bytes()
+            bundle = EdgeBundle.from_zip(data, where="fetched edge bundle", codec_id=self.codec_id)
         except Exception:  # whatever it was, these bytes must not be what the next fetch goes on with
             self.discard()
             raise
-        if bundle.codec_id != self.codec_id:
-            self.discard()
-            raise BundleError(
-                f"fetched edge bundle has codec id {bundle.codec_id[:12]}…, asked for {self.codec_id[:12]}…: refused"
-            )
         self._part_path.replace(self._path)
         return bundle

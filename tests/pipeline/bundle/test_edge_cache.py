@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline import limits
 from pipeline.bundle import Bundle, EdgeBundle, EdgeCache
+from pipeline.bundle.files import write_zip
 from pipeline.errors import BundleError
 from tests.bundles import random_bundle
 
@@ -71,6 +72,17 @@ def test_another_bundle_than_asked_for(bundle: Bundle, cache: EdgeCache) -> None
     with pytest.raises(BundleError, match="asked for 000000000000…: refused"):
         fetch.add(0, len(packed), packed)
     assert (fetch.offset, list(cache.folder.iterdir())) == (0, [])
+
+
+def test_files_of_another_bundle_are_not_looked_at(cache: EdgeCache) -> None:
+    """Only what has the hash that was asked for is parsed, be it fetched or on the disk."""
+    packed = write_zip({"edge/spec.toml": b"no spec"})
+    with pytest.raises(BundleError, match="asked for 000000000000…: refused"):
+        cache.fetch("0" * 64).add(0, len(packed), packed)
+    path = cache.folder / f"{'0' * 64}.zip"
+    path.write_bytes(packed)
+    assert cache.get("0" * 64) is None
+    assert not path.exists()
 
 
 def test_damaged_bytes(bundle: Bundle, cache: EdgeCache) -> None:
