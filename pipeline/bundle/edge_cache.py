@@ -70,13 +70,13 @@ class EdgeFetch:
         """Take one part; returns the bundle when it is complete and its codec id fits, else None.
 
         Parts that are here already are passed over; one beyond a gap is too (ask again from `.offset`). Raises
-        BundleError if the bundle is too large or not the one asked for; what was fetched is then thrown away.
+        BundleError if the bundle is empty, too large or not the one asked for; what was fetched is then thrown away.
         """
-        if total > limits.EDGE_BUNDLE_BYTES_MAX or offset + len(part) > total:
+        if not 1 <= total <= limits.EDGE_BUNDLE_BYTES_MAX or offset + len(part) > total:
             self.discard()
             raise BundleError(
                 f"edge bundle announces {total} bytes and a part up to {offset + len(part)}, "
-                f"limit {limits.EDGE_BUNDLE_BYTES_MAX}: refused"
+                f"expected 1 to {limits.EDGE_BUNDLE_BYTES_MAX} and no part beyond: refused"
             )
         if offset <= self.offset < offset + len(part):
             self._write(offset, part)

@@ -28,6 +28,7 @@ INT8_EXTRA_BYTES_PERCENT_MAX: Final = 5.0
 Name = Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+FormatVersion = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 StructT = TypeVar("StructT")
 
 
@@ -65,7 +66,7 @@ class ReferenceFigures(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """manifest.toml. Fields that this version does not know are ignored: figures and provenance may grow."""
 
-    format: int
+    format: FormatVersion
     name: Name
     codec_id: Sha256
     files: dict[str, FileEntry]
@@ -159,7 +160,7 @@ class OperatingPointTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 class EdgeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """edge/spec.toml: everything that edge and server must share, besides the files that it names."""
 
-    format: int
+    format: FormatVersion
     latent: LatentTable
     preprocess: PreprocessTable
     analysis: AnalysisTable
@@ -242,7 +243,7 @@ def parse_toml(data: bytes, kind: type[StructT], *, path: str) -> StructT:
     """Read one TOML file of a bundle. Raises BundleError with the file, the place in it and what was expected."""
     try:
         return msgspec.toml.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, a number of 5000 digits
         raise BundleError(f"{path} does not read: {error}: make the bundle again or fetch a good copy") from None
 
 

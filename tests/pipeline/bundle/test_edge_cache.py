@@ -111,8 +111,14 @@ def test_fetch_begins_anew_whatever_went_wrong(
 
 def test_too_large(cache: EdgeCache) -> None:
     """A server cannot fill the disk."""
-    with pytest.raises(BundleError, match=f"limit {limits.EDGE_BUNDLE_BYTES_MAX}"):
+    with pytest.raises(BundleError, match=f"expected 1 to {limits.EDGE_BUNDLE_BYTES_MAX}"):
         cache.fetch("0" * 64).add(0, limits.EDGE_BUNDLE_BYTES_MAX + 1, b"x")
+
+
+def test_empty(cache: EdgeCache) -> None:
+    """A bundle of no bytes is none."""
+    with pytest.raises(BundleError, match="announces 0 bytes"):
+        cache.fetch("0" * 64).add(0, 0, b"")
 
 
 def test_codec_id_is_no_path(cache: EdgeCache) -> None:

@@ -158,6 +158,8 @@ def test_mismatching_codec_id(copy: Path) -> None:
     [
         ("format = 1", "format = 9", "has format 9, this version reads 1"),
         ("format = 1", "format = [", "manifest.toml does not read"),
+        ("format = 1", f"format = {'9' * 5000}", "manifest.toml does not read"),
+        ("format = 1", f"format = 0x{'f' * 5000}", "manifest.toml does not read"),
         ('name = "random"', "name = 3", "Expected `str`, got `int`"),
     ],
 )
@@ -251,6 +253,27 @@ def test_cut_zip(made: Path, tmp_path: Path, keep: int) -> None:
     archive = Path(shutil.make_archive(str(tmp_path / "bundle"), "zip", made))
     archive.write_bytes(archive.read_bytes()[:keep])
     assert "is damaged or no .zip" in refused(archive)
+
+
+@pytest.mark.parametrize("rank", [0, 2, 5])
+def test_encoder_with_an_output_of_another_rank(tmp_path: Path, rank: int) -> None:
+    """`frankenstream bundle verify` says so in its own words."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    shape = [1, 48, 28, 28, 1][:rank]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 224, 224])
+    latent = helper.make_tensor_value_info("latent", TensorProto.FLOAT, shape)
+    zeros = helper.make_tensor("zeros", TensorProto.FLOAT, shape, [0.0] * int(np.prod(shape)))
+    node = helper.make_node("Constant", [], ["latent"], value=zeros)
+    graph = helper.make_graph([node], "flat", [image], [latent])
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    write_bundle(
+        tmp_path / "flat", name="flat", edge_spec=edge_spec(),
+        edge_files={"analysis.onnx": model.SerializeToString(), "tables.msgpack": tables()},
+    )  # fmt: skip
+    with pytest.raises(BundleError, match=r"edge/analysis.onnx gives latents of \(.*\), edge/spec.toml says \(48, 28"):
+        verify_bundle(tmp_path / "flat")
 
 
 def test_head_that_does_not_fit(tmp_path: Path) -> None:
