@@ -29,6 +29,9 @@ Name = Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 FormatVersion = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Figure = Annotated[float, Meta(ge=-1e12, le=1e12)]
+"""Something measured. The limits keep out nan and inf, which would pass any comparison or none."""
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 StructT = TypeVar("StructT")
 
 
@@ -45,9 +48,9 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):
     """How a figure is distributed: the share of values up to and including each edge, and above the last one."""
 
-    edges: Annotated[list[float], Meta(min_length=1, max_length=64)]
+    edges: Annotated[list[Figure], Meta(min_length=1, max_length=64)]
     """Ascending."""
-    shares: Annotated[list[float], Meta(min_length=2, max_length=65)]
+    shares: Annotated[list[Share], Meta(min_length=2, max_length=65)]
     """One more than edges; they sum to 1."""
 
 
@@ -118,9 +121,9 @@ class AnalysisTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     fp32: Name = "analysis.onnx"
     int8: str = ""
     """Static int8 form, or empty."""
-    int8_extra_loss_points: float | None = None
+    int8_extra_loss_points: Figure | None = None
     """Points of top-1 that int8 loses beyond fp32; None: not measured, so int8 is not used."""
-    int8_extra_bytes_percent: float = 0.0
+    int8_extra_bytes_percent: Figure = 0.0
     """How much more a frame takes at the default operating point: what int8 adds to a latent is coded too."""
 
     @property
@@ -144,11 +147,11 @@ class OperatingPointTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     name: Name
     gain: list[float]
     offset: list[float]
-    bytes_mean: float = 0.0
+    bytes_mean: Figure = 0.0
     """Measured mean payload, in bytes a frame; 0: not measured."""
-    loss_points: float | None = None
+    loss_points: Figure | None = None
     """Measured points of top-1 below the unmodified default backbone; None: not measured."""
-    layer_loss_points: list[float] = []
+    layer_loss_points: list[Figure] = []
     """The same where only the first 1, 2, … layers arrive; empty: not measured."""
     sticky_threshold: Annotated[float, Meta(ge=0.0, le=limits.STICKY_THRESHOLD_MAX)] = 0.0
     """How far, in symbols, a latent may lie from its reference's symbol that is kept (pipeline.codec.sticky); 0: off.
@@ -222,9 +225,9 @@ class HeadEntry(msgspec.Struct, frozen=True, kw_only=True):
     version: Positive = 1
     title: str = ""
     trained_on: str = ""
-    accuracy_direct: float | None = None
+    accuracy_direct: Figure | None = None
     """Top-1 in percent on unmodified features."""
-    accuracy_codec: float | None = None
+    accuracy_codec: Figure | None = None
     """Top-1 in percent through the codec at the default operating point."""
 
     @property

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 import zipfile
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+import tomli_w
 
 from pipeline import limits
 from pipeline.bundle import Bundle, EdgeBundle, describe_bundle, verify_bundle, write_bundle
 from pipeline.bundle.files import digest, sha256
-from pipeline.bundle.manifest import parse_edge_spec
+from pipeline.bundle.manifest import parse_edge_spec, parse_manifest
+from pipeline.bundle.writing import to_toml
 from pipeline.errors import BundleError
 from tests.bundles import backbone, edge_spec, random_bundle, random_head, stem_onnx, tables
 
@@ -168,6 +171,36 @@ def test_manifest_that_does_not_read(copy: Path, old: str, new: str, line: str) 
     path = copy / "manifest.toml"
     path.write_text(path.read_text().replace(old, new, 1))
     assert line in refused(copy)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    ("table", "field"),
+    [
+        ("analysis", "int8_extra_loss_points = {}"),
+        ("analysis", "int8_extra_bytes_percent = {}"),
+        ("operating_points", "bytes_mean = {}"),
+        ("operating_points", "loss_points = {}"),
+        ("operating_points", "layer_loss_points = [0.5, {}]"),
+    ],
+)
+def test_figures_of_the_edge_half_are_finite(number: str, table: str, field: str) -> None:
+    """nan is neither more nor less than any limit: int8 with such a loss would count as good enough."""
+    spec = tomllib.loads(to_toml(edge_spec()).decode())
+    row = spec[table][1] if table == "operating_points" else spec[table]
+    row |= tomllib.loads(field.format(number))
+    with pytest.raises(BundleError, match=f"Expected `float` .* at `.*{field.split()[0]}"):
+        parse_edge_spec(tomli_w.dumps(spec).encode())
+
+
+@pytest.mark.parametrize("distribution", ["edges = [nan]", "edges = [1.0, inf]", "shares = [nan, 0.5]"])
+def test_reference_figures_are_finite(made: Path, distribution: str) -> None:
+    """A yardstick without a number measures nothing."""
+    manifest = tomllib.loads((made / "manifest.toml").read_text())
+    whole = {"edges": [1.0], "shares": [0.5, 0.5]} | tomllib.loads(distribution)
+    manifest["reference"] = {"photos": "some", "count": 9, "payload_bytes": {"low": whole}}
+    with pytest.raises(BundleError, match="Expected `float`"):
+        parse_manifest(tomli_w.dumps(manifest).encode())
 
 
 def test_link_to_outside(copy: Path, tmp_path: Path) -> None:
