@@ -277,6 +277,12 @@ def check_edge_spec(spec: EdgeSpec) -> None:
             f"edge/spec.toml: pictures of {spec.preprocess.size} pixels are no multiple of the latent's stride, "
             f"{spec.latent.stride}"
         )
+    side = spec.preprocess.size // spec.latent.stride
+    if side > limits.LATENT_SIDE_MAX or channels * side * side > limits.LATENT_SYMBOLS_MAX:
+        raise BundleError(
+            f"edge/spec.toml: {channels} channels of {side}x{side} symbols, limits {limits.LATENT_SIDE_MAX} each way "
+            f"and {limits.LATENT_SYMBOLS_MAX} in all: take smaller pictures or a larger stride"
+        )
     for point in spec.operating_points:
         _check_operating_point(point, channels)
     names = [point.name for point in spec.operating_points]

@@ -173,6 +173,31 @@ def test_manifest_that_does_not_read(copy: Path, old: str, new: str, line: str) 
     assert line in refused(copy)
 
 
+@pytest.mark.parametrize(("size", "stride"), [(4096, 1), (257, 1), (4096, 8)])
+def test_latents_that_no_codec_takes(size: int, stride: int) -> None:
+    """What every frame would be refused for is refused when the bundle is opened."""
+    spec = edge_spec()
+    latent, preprocess = spec.latent, spec.preprocess
+    large = msgspec.structs.replace(
+        spec,
+        latent=msgspec.structs.replace(latent, stride=stride),
+        preprocess=msgspec.structs.replace(preprocess, size=size),
+    )
+    with pytest.raises(BundleError, match=f"48 channels of {size // stride}x{size // stride} symbols"):
+        parse_edge_spec(to_toml(large))
+
+
+def test_latents_of_too_many_symbols() -> None:
+    """Sides within the limit do not help where the channels are too many."""
+    spec = edge_spec()
+    points = [msgspec.structs.replace(point, gain=[1.0] * 128, offset=[0.0] * 128) for point in spec.operating_points]
+    latent = msgspec.structs.replace(spec.latent, channels=128, stride=1, layers=[128])
+    preprocess = msgspec.structs.replace(spec.preprocess, size=200)
+    large = msgspec.structs.replace(spec, latent=latent, preprocess=preprocess, operating_points=points)
+    with pytest.raises(BundleError, match=f"128 channels of 200x200 symbols, .* {limits.LATENT_SYMBOLS_MAX} in all"):
+        parse_edge_spec(to_toml(large))
+
+
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize(
     ("table", "field"),
