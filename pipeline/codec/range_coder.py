@@ -89,6 +89,15 @@ class RangeDecoder:
         self._x = x if x >= STATE_LOW else self._refill(x)
         return slot
 
+    def take_flag(self, starts: Sequence[int], freqs: Sequence[int], precision: int) -> bool:
+        """Whether slot 1 was coded, of a table of two."""
+        x = self._x
+        value = x & ((1 << precision) - 1)
+        flag = value >= starts[1]
+        x = freqs[flag] * (x >> precision) + value - starts[flag]
+        self._x = x if x >= STATE_LOW else self._refill(x)
+        return flag
+
     def take_bits(self, bits: int) -> int:
         x = self._x
         value = x & ((1 << bits) - 1)

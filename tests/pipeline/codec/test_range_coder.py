@@ -34,6 +34,16 @@ def test_slots_come_back_and_the_state_ends_where_it_began():
     assert not decoder.ended_with(776)
 
 
+def test_a_flag_is_a_slot_of_a_table_of_two():
+    starts, freqs = [0, 3000], [3000, 1096]
+    flags = np.random.default_rng(2).random(5000) < 0.3
+    data = encode_steps([(starts[flag], freqs[flag], 12) for flag in flags.astype(int)], 0)
+    decoder, tables = RangeDecoder(data), RangeDecoder(data)
+    assert flags.tolist() == [decoder.take_flag(starts, freqs, 12) for _ in flags]
+    assert flags.tolist() == [tables.take_slot(bytes(3000) + bytes([1] * 1096), starts, freqs, 12) for _ in flags]
+    assert decoder.ended_with(0)
+
+
 def test_the_rate_is_the_entropy():
     slots = np.random.default_rng(1).choice(3, size=20_000, p=np.array(FREQS) / 4096).tolist()
     ideal = sum(math.log2(4096 / FREQS[slot]) for slot in slots) / 8
