@@ -245,9 +245,11 @@ class HeadEntry(msgspec.Struct, frozen=True, kw_only=True):
 def parse_toml(data: bytes, kind: type[StructT], *, path: str) -> StructT:
     """Read one TOML file of a bundle. Raises BundleError with the file, the place in it and what was expected."""
     try:
-        return msgspec.toml.decode(data, type=kind)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, a number of 5000 digits
+        parsed = msgspec.toml.decode(data, type=kind)
+        msgspec.msgpack.encode(parsed)  # refuses whole numbers beyond 64 bits, which TOML does not have
+    except (msgspec.DecodeError, OverflowError, ValueError, RecursionError) as error:  # ValueError: also no UTF-8
         raise BundleError(f"{path} does not read: {error}: make the bundle again or fetch a good copy") from None
+    return parsed
 
 
 def parse_manifest(data: bytes) -> Manifest:

@@ -17,6 +17,7 @@ from pipeline.bundle import Bundle, EdgeBundle, describe_bundle, verify_bundle, 
 from pipeline.bundle.files import digest, sha256
 from pipeline.bundle.manifest import parse_edge_spec, parse_manifest
 from pipeline.bundle.writing import to_toml
+from pipeline.codec.contexts import parse_contexts
 from pipeline.errors import BundleError
 from tests.bundles import backbone, edge_spec, random_bundle, random_head, stem_onnx, tables
 
@@ -216,6 +217,13 @@ def test_figures_of_the_edge_half_are_finite(number: str, table: str, field: str
     row |= tomllib.loads(field.format(number))
     with pytest.raises(BundleError, match=f"Expected `float` .* at `.*{field.split()[0]}"):
         parse_edge_spec(tomli_w.dumps(spec).encode())
+
+
+def test_whole_numbers_beyond_64_bits_are_refused() -> None:
+    """Also where any value may stand: such a number cannot even be named in an error."""
+    spec = to_toml(edge_spec()).replace(b'kind = "reference"', b"kind = 0x" + b"f" * 5000)
+    with pytest.raises(BundleError, match=r"edge/spec\.toml does not read"):
+        parse_contexts(parse_edge_spec(spec).contexts, [6] * 8)
 
 
 @pytest.mark.parametrize("distribution", ["edges = [nan]", "edges = [1.0, inf]", "shares = [nan, 0.5]"])
