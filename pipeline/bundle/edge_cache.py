@@ -78,6 +78,8 @@ class EdgeFetch:
                 f"edge bundle announces {total} bytes and a part up to {offset + len(part)}, "
                 f"expected 1 to {limits.EDGE_BUNDLE_BYTES_MAX} and no part beyond: refused"
             )
+        if self.offset and not self._part_path.exists():
+            self.offset = 0  # another edge has finished the same bundle or thrown it away: once more from the start
         if offset <= self.offset < offset + len(part):
             self._write(offset, part)
         return self._finish() if self.offset >= total else None

@@ -52,6 +52,19 @@ def test_fetch_goes_on_after_a_break(bundle: Bundle, cache: EdgeCache) -> None:
     assert fetch.add(PART, len(packed), packed[PART:]) is not None
 
 
+def test_two_edges_fetch_the_same_bundle(bundle: Bundle, cache: EdgeCache) -> None:
+    """The one that is later begins again where the other took the finished file away; both get the bundle."""
+    packed = bundle.pack_edge()
+    one, other = cache.fetch(bundle.codec_id), cache.fetch(bundle.codec_id)
+    for fetch in (one, other):
+        assert fetch.add(0, len(packed), packed[:PART]) is None
+    assert one.add(PART, len(packed), packed[PART:]) is not None
+    assert other.add(PART, len(packed), packed[PART:]) is None
+    assert other.offset == 0
+    assert other.add(0, len(packed), packed) is not None
+    assert cache.get(bundle.codec_id) is not None
+
+
 @given(st.lists(st.integers(0, 15), max_size=40))
 def test_parts_in_any_order(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, order: list[int]) -> None:
     """Doubled parts and parts beyond a gap do no harm; asking again from `offset` always ends with the bundle."""
