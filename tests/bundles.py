@@ -20,7 +20,8 @@ from pipeline.bundle import (
     write_bundle,
 )
 from pipeline.codec.contexts import SetName, parse_contexts
-from pipeline.codec.entropy_model import ChannelPmf, EntropyModel
+from pipeline.codec.entropy_model import EntropyModel
+from pipeline.codec.table_making import ChannelPmf
 
 CHANNELS, STRIDE, LAYERS = 48, 8, 8
 POINTS = {"low": 2.0, "standard": 4.0, "high": 8.0}

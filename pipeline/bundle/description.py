@@ -73,6 +73,8 @@ def _verify_analysis(bundle: Bundle) -> str:
         except Exception as error:  # ONNX Runtime has no common base for its errors
             raise BundleError(f"edge/{name} does not load: {str(error).splitlines()[0]}") from None
         shape = tuple(session.get_outputs()[0].shape[1:])
-        if any(isinstance(side, int) and side != want for side, want in zip(shape, expected, strict=True)):
+        if len(shape) != len(expected) or any(
+            isinstance(side, int) and side != want for side, want in zip(shape, expected, strict=True)
+        ):
             raise BundleError(f"edge/{name} gives latents of {shape}, edge/spec.toml says {expected}: make it again")
     return f"analysis {analysis.name} loads ({', '.join(names)})"

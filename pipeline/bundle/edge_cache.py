@@ -29,16 +29,12 @@ class EdgeCache:
         """The cached edge half, or None. A damaged file is removed and counts as absent."""
         path = self._path(codec_id, "zip")
         try:
-            bundle = EdgeBundle.from_zip(path.read_bytes(), where=str(path))
+            return EdgeBundle.from_zip(path.read_bytes(), where=str(path), codec_id=codec_id)
         except FileNotFoundError:
             return None
         except BundleError:
             path.unlink(missing_ok=True)
             return None
-        if bundle.codec_id != codec_id:
-            path.unlink(missing_ok=True)
-            return None
-        return bundle
 
     def put(self, bundle: EdgeBundle) -> Path:
         """Keep `bundle`; returns its path."""
@@ -74,14 +70,16 @@ class EdgeFetch:
         """Take one part; returns the bundle when it is complete and its codec id fits, else None.
 
         Parts that are here already are passed over; one beyond a gap is too (ask again from `.offset`). Raises
-        BundleError if the bundle is too large or not the one asked for; what was fetched is then thrown away.
+        BundleError if the bundle is empty, too large or not the one asked for; what was fetched is then thrown away.
         """
-        if total > limits.EDGE_BUNDLE_BYTES_MAX or offset + len(part) > total:
+        if not 1 <= total <= limits.EDGE_BUNDLE_BYTES_MAX or offset + len(part) > total:
             self.discard()
             raise BundleError(
                 f"edge bundle announces {total} bytes and a part up to {offset + len(part)}, "
-                f"limit {limits.EDGE_BUNDLE_BYTES_MAX}: refused"
+                f"expected 1 to {limits.EDGE_BUNDLE_BYTES_MAX} and no part beyond: refused"
             )
+        if self.offset and not self._part_path.exists():
+            self.offset = 0  # another edge has finished the same bundle or thrown it away: once more from the start
         if offset <= self.offset < offset + len(part):
             self._write(offset, part)
         return self._finish() if self.offset >= total else None
@@ -99,14 +97,10 @@ class EdgeFetch:
 
     def _finish(self) -> EdgeBundle:
         try:
-            bundle = EdgeBundle.from_zip(self._part_path.read_bytes(), where="fetched edge bundle")
-        except (BundleError, OSError):
+            data = self._part_path.read_bytes()
+            bundle = EdgeBundle.from_zip(data, where="fetched edge bundle", codec_id=self.codec_id)
+        except Exception:  # whatever it was, these bytes must not be what the next fetch goes on with
             self.discard()
             raise
-        if bundle.codec_id != self.codec_id:
-            self.discard()
-            raise BundleError(
-                f"fetched edge bundle has codec id {bundle.codec_id[:12]}…, asked for {self.codec_id[:12]}…: refused"
-            )
         self._part_path.replace(self._path)
         return bundle

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -46,7 +45,9 @@ def read_zip(data: bytes | Path, *, where: str, bytes_max: int = limits.BUNDLE_B
     try:
         with zipfile.ZipFile(data if isinstance(data, Path) else io.BytesIO(data)) as archive:
             return _read_archive(archive, where, bytes_max)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+    except BundleError:
+        raise
+    except Exception as error:  # zipfile and zlib have no common base for what hostile bytes make them raise
         raise BundleError(f"{where} is damaged or no .zip: {error}: fetch it again") from None
 
 
@@ -73,20 +74,19 @@ def sha256(data: bytes) -> str:
 
 
 def _read_archive(archive: zipfile.ZipFile, where: str, bytes_max: int) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
+    entries: dict[str, zipfile.ZipInfo] = {}
     total = 0
     for entry in archive.infolist():
         if entry.is_dir():
             continue
         _check_name(where, entry.filename)
-        if entry.filename in files:
+        if entry.filename in entries:
             raise BundleError(f"{where} holds {entry.filename} twice: make the archive again")
-        if entry.flag_bits & 0x1:
-            raise BundleError(f"{where}: {entry.filename} is encrypted: make the archive without a password")
+        _check_packing(where, entry)
         total += entry.file_size
-        _check_sizes(where, entry.filename, entry.file_size, total, len(files) + 1, bytes_max)
-        files[entry.filename] = _read_entry(archive, entry, where)
-    return files
+        _check_sizes(where, entry.filename, entry.file_size, total, len(entries) + 1, bytes_max)
+        entries[entry.filename] = entry
+    return {name: _read_entry(archive, entry, where) for name, entry in entries.items()}
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, where: str) -> bytes:
@@ -103,6 +103,16 @@ def _check_name(where: str, name: str) -> None:
     unsafe = name.startswith("/") or "\\" in name or ":" in name or any(part in ("", ".", "..") for part in parts)
     if unsafe or len(name) > 255 or not name.isprintable():
         raise BundleError(f"{where} names {name[:80]!r}, a path outside the bundle: zip the bundle's own folder")
+
+
+def _check_packing(where: str, entry: zipfile.ZipInfo) -> None:
+    if entry.flag_bits & 0x1:
+        raise BundleError(f"{where}: {entry.filename} is encrypted: make the archive without a password")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BundleError(
+            f"{where}: {entry.filename} is packed with method {entry.compress_type}, expected {zipfile.ZIP_STORED} or "
+            f"{zipfile.ZIP_DEFLATED}: make the archive again, stored or deflated"
+        )
 
 
 def _check_sizes(

@@ -28,6 +28,10 @@ INT8_EXTRA_BYTES_PERCENT_MAX: Final = 5.0
 Name = Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+FormatVersion = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Figure = Annotated[float, Meta(ge=-1e12, le=1e12)]
+"""Something measured. The limits keep out nan and inf, which would pass any comparison or none."""
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 StructT = TypeVar("StructT")
 
 
@@ -44,9 +48,9 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):
     """How a figure is distributed: the share of values up to and including each edge, and above the last one."""
 
-    edges: Annotated[list[float], Meta(min_length=1, max_length=64)]
+    edges: Annotated[list[Figure], Meta(min_length=1, max_length=64)]
     """Ascending."""
-    shares: Annotated[list[float], Meta(min_length=2, max_length=65)]
+    shares: Annotated[list[Share], Meta(min_length=2, max_length=65)]
     """One more than edges; they sum to 1."""
 
 
@@ -65,7 +69,7 @@ class ReferenceFigures(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """manifest.toml. Fields that this version does not know are ignored: figures and provenance may grow."""
 
-    format: int
+    format: FormatVersion
     name: Name
     codec_id: Sha256
     files: dict[str, FileEntry]
@@ -117,9 +121,9 @@ class AnalysisTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     fp32: Name = "analysis.onnx"
     int8: str = ""
     """Static int8 form, or empty."""
-    int8_extra_loss_points: float | None = None
+    int8_extra_loss_points: Figure | None = None
     """Points of top-1 that int8 loses beyond fp32; None: not measured, so int8 is not used."""
-    int8_extra_bytes_percent: float = 0.0
+    int8_extra_bytes_percent: Figure = 0.0
     """How much more a frame takes at the default operating point: what int8 adds to a latent is coded too."""
 
     @property
@@ -143,11 +147,11 @@ class OperatingPointTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     name: Name
     gain: list[float]
     offset: list[float]
-    bytes_mean: float = 0.0
+    bytes_mean: Figure = 0.0
     """Measured mean payload, in bytes a frame; 0: not measured."""
-    loss_points: float | None = None
+    loss_points: Figure | None = None
     """Measured points of top-1 below the unmodified default backbone; None: not measured."""
-    layer_loss_points: list[float] = []
+    layer_loss_points: list[Figure] = []
     """The same where only the first 1, 2, … layers arrive; empty: not measured."""
     sticky_threshold: Annotated[float, Meta(ge=0.0, le=limits.STICKY_THRESHOLD_MAX)] = 0.0
     """How far, in symbols, a latent may lie from its reference's symbol that is kept (pipeline.codec.sticky); 0: off.
@@ -159,7 +163,7 @@ class OperatingPointTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 class EdgeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """edge/spec.toml: everything that edge and server must share, besides the files that it names."""
 
-    format: int
+    format: FormatVersion
     latent: LatentTable
     preprocess: PreprocessTable
     analysis: AnalysisTable
@@ -221,9 +225,9 @@ class HeadEntry(msgspec.Struct, frozen=True, kw_only=True):
     version: Positive = 1
     title: str = ""
     trained_on: str = ""
-    accuracy_direct: float | None = None
+    accuracy_direct: Figure | None = None
     """Top-1 in percent on unmodified features."""
-    accuracy_codec: float | None = None
+    accuracy_codec: Figure | None = None
     """Top-1 in percent through the codec at the default operating point."""
 
     @property
@@ -241,9 +245,11 @@ class HeadEntry(msgspec.Struct, frozen=True, kw_only=True):
 def parse_toml(data: bytes, kind: type[StructT], *, path: str) -> StructT:
     """Read one TOML file of a bundle. Raises BundleError with the file, the place in it and what was expected."""
     try:
-        return msgspec.toml.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        parsed = msgspec.toml.decode(data, type=kind)
+        msgspec.msgpack.encode(parsed)  # refuses whole numbers beyond 64 bits, which TOML does not have
+    except (msgspec.DecodeError, OverflowError, ValueError, RecursionError) as error:  # ValueError: also no UTF-8
         raise BundleError(f"{path} does not read: {error}: make the bundle again or fetch a good copy") from None
+    return parsed
 
 
 def parse_manifest(data: bytes) -> Manifest:
@@ -272,6 +278,12 @@ def check_edge_spec(spec: EdgeSpec) -> None:
         raise BundleError(
             f"edge/spec.toml: pictures of {spec.preprocess.size} pixels are no multiple of the latent's stride, "
             f"{spec.latent.stride}"
+        )
+    side = spec.preprocess.size // spec.latent.stride
+    if side > limits.LATENT_SIDE_MAX or channels * side * side > limits.LATENT_SYMBOLS_MAX:
+        raise BundleError(
+            f"edge/spec.toml: {channels} channels of {side}x{side} symbols, limits {limits.LATENT_SIDE_MAX} each way "
+            f"and {limits.LATENT_SYMBOLS_MAX} in all: take smaller pictures or a larger stride"
         )
     for point in spec.operating_points:
         _check_operating_point(point, channels)

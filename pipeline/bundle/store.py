@@ -57,12 +57,18 @@ class EdgeBundle:
         self._check_edge_files()
 
     @classmethod
-    def from_zip(cls, data: bytes, *, where: str = "edge bundle") -> Self:
-        """The edge half from the archive that `pack_edge` makes. Raises BundleError."""
+    def from_zip(cls, data: bytes, *, where: str = "edge bundle", codec_id: str | None = None) -> Self:
+        """The edge half from the archive that `pack_edge` makes. Raises BundleError.
+
+        `codec_id`: the only one that is welcome; what is in the files of another one is not even looked at.
+        """
         files = bundle_files.read_zip(data, where=where, bytes_max=limits.EDGE_BUNDLE_BYTES_MAX)
         strange = sorted(path for path in files if not path.startswith("edge/"))
         if strange:
             raise BundleError(f"{where} holds {strange[0]}: expected files of edge/ only")
+        found = bundle_files.digest((path, bundle_files.sha256(file)) for path, file in files.items())
+        if codec_id not in (None, found):
+            raise BundleError(f"{where} has codec id {found[:12]}…, asked for {codec_id[:12]}…: refused")
         return cls(files, where=where)
 
     def read(self, path: str) -> bytes:

@@ -9,6 +9,7 @@
  *   - the decoder finds a slot with one byte load (2^P bytes a table), so that the tables in use stay in the cache.
  * Safety: every read of the payload and every write of the output is bounds-checked; nothing a stream holds is used
  * as an index without being masked or compared. No globals, so calls may run at the same time.
+ * What Python calls begins with fs_, for FrankenStream, since all C names of a process share one room.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -26,7 +27,8 @@
 #define MAGNITUDE_MAX   4095   /* limits.SYMBOL_MAGNITUDE_MAX */
 #define ESCAPE_BITS_MAX 13
 #define SIDE_MAX        256 /* limits.LATENT_SIDE_MAX */
-#define GOLDEN          0x9E3779B1u
+#define GOLDEN          0x9E3779B1u /* a prime near 2^32 / golden ratio: its multiples lie far apart (D. Knuth) */
+#define MIXER           0x7FEB352Du /* from C. Wellons's lowbias32: spreads every bit over the high half */
 #define RAW             0x80000000u /* a step that is raw bits: RAW | bits << 16 | value */
 
 enum { BUFFER_FULL = -1, SYMBOL_TOO_LARGE = -2, BAD_ARGUMENT = -3 };
@@ -40,7 +42,7 @@ enum {
     KIND_PREVIOUS
 };
 
-typedef struct { /* one slot, ready for encoding: x' = x + bias + floor(x / freq) * complement */
+typedef struct { /* one slot, ready for encoding: see ENCODE_STEP */
     uint64_t reciprocal;
     uint32_t x_max;
     uint32_t complement;
@@ -99,7 +101,7 @@ typedef struct {      /* the caller's workspace, divided up */
     int32_t *refreshed; /* [places] the refreshed places, row by row */
     int32_t *halves;    /* [places] the same, first half of the checkerboard first */
     uint8_t *flags;     /* [places] the map of places */
-    uint8_t *spare;   /* [capacity] */
+    uint8_t *lane_a_bytes; /* [capacity] where the encoder's lane a writes before its bytes get their place in `out` */
     uint8_t *out;     /* [capacity], the workspace's end */
     int64_t capacity;
 } work;
@@ -131,9 +133,9 @@ static size_t steps_max(const plan *p, grid g) {
     return (size_t)most * (3 * (size_t)g.places + 1) + (size_t)g.places; /* the map of places */
 }
 
-/* Divide up `memory`, or with NULL only tell how large it must be for a payload of w->capacity bytes. The caller keeps
+/* Lay out `memory`, or with NULL only tell how large it must be for a payload of w->capacity bytes. The caller keeps
  * it for later calls: fresh memory for each frame would cost more (page faults) than the coding. */
-static int64_t divide(work *w, const plan *p, grid g, uint8_t *memory) {
+static int64_t lay_out_workspace(work *w, const plan *p, grid g, uint8_t *memory) {
     const int64_t cells = (int64_t)g.height * (g.width + 1), plane = (int64_t)(g.height + 2) * (g.width + 1) + 1;
     const int64_t steps = 2 * (int64_t)steps_max(p, g) * (int64_t)sizeof(uint32_t);
     const int64_t lists = 2 * (int64_t)g.places * (int64_t)sizeof(int32_t);
@@ -149,8 +151,8 @@ static int64_t divide(work *w, const plan *p, grid g, uint8_t *memory) {
     w->classes = (uint8_t *)(w->changed + g.places);
     w->context = w->classes + cells;
     w->flags = w->context + g.places;
-    w->spare = memory + fixed;
-    w->out = w->spare + w->capacity;
+    w->lane_a_bytes = memory + fixed;
+    w->out = w->lane_a_bytes + w->capacity;
     memset(w->plane, 0, (size_t)plane * sizeof(int16_t));
     return fixed + 2 * w->capacity;
 }
@@ -159,17 +161,17 @@ static int64_t divide(work *w, const plan *p, grid g, uint8_t *memory) {
 EXPORT int64_t fs_workspace_bytes(const plan *p, int height, int width, int64_t capacity) {
     work w = {.capacity = capacity};
     const grid g = {height, width, (ptrdiff_t)height * width};
-    return grid_is_sound(p, height, width, p->layers) ? divide(&w, p, g, NULL) : BAD_ARGUMENT;
+    return grid_is_sound(p, height, width, p->layers) ? lay_out_workspace(&w, p, g, NULL) : BAD_ARGUMENT;
 }
 
 /* Ready a call; 0: an argument is unsound. */
-static int begin(frame *f, int layers, uint8_t *workspace, int64_t size) {
+static int ready_frame(frame *f, int layers, uint8_t *workspace, int64_t size) {
     if (!grid_is_sound(f->p, f->g.height, f->g.width, layers)) return 0;
     f->w.capacity = 0;
-    const int64_t rest = size - divide(&f->w, f->p, f->g, NULL);
+    const int64_t rest = size - lay_out_workspace(&f->w, f->p, f->g, NULL);
     if (rest < 0 || rest % 2) return 0;
     f->w.capacity = rest / 2;
-    divide(&f->w, f->p, f->g, workspace);
+    lay_out_workspace(&f->w, f->p, f->g, workspace);
     f->mapped = f->p->place_slot >= 0 && f->reference != NULL;
     f->count = f->first_half = 0;
     return 1;
@@ -181,7 +183,7 @@ static uint32_t layer_check(const int16_t *restrict symbols, ptrdiff_t count, in
     uint32_t sum = 0;
     for (ptrdiff_t i = 0; i < count; i++) sum += (uint32_t)(int32_t)symbols[i] * (((uint32_t)i * GOLDEN) | 1u);
     sum += GOLDEN * (uint32_t)(layer + 1);
-    sum = (sum ^ (sum >> 16)) * 0x7FEB352Du;
+    sum = (sum ^ (sum >> 16)) * MIXER;
     return sum >> 16;
 }
 
@@ -513,6 +515,12 @@ static inline uint64_t high_product(uint64_t a, uint64_t b) {
         (lane).x >>= 16;                                       \
     } while (0)
 
+/* The state's step for a slot of `freq` from `start` on, out of M = 2^precision: with q = floor(x / freq),
+ *     x' = q * M + start + (x mod freq) = q * M + start + (x - q * freq) = x + start + q * (M - freq)
+ * so one multiplication is left besides the division: complement = M - freq, bias = start. The division is one too:
+ * q = high half of x * ceil(2^64 / freq), exact for x < 2^32. Only freq = 1 has no such reciprocal in 64 bits: 2^64 - 1
+ * gives q = x - 1, one too few (x is never 0), so the bias brings the missing M - freq: bias = start + M - 1.
+ * Before, a state of x_max = freq * 2^32 / M or more loses its low word, as x' would not fit 32 bits. */
 #define ENCODE_STEP(lane)                                                                          \
     do {                                                                                           \
         const uint32_t op = *--(lane).step;                                                        \
@@ -573,14 +581,14 @@ static int begin_layer(frame *f, int layer, uint32_t *steps, encode_lane *lane) 
 EXPORT int64_t fs_encode(const plan *p, int height, int width, int layers, const int16_t *symbols,
                          const int16_t *reference, uint8_t *workspace, int64_t size, int32_t *lengths) {
     frame f = {p, {height, width, (ptrdiff_t)height * width}, symbols, reference, NULL, {0}, 0, 0, 0};
-    if (!begin(&f, layers, workspace, size)) return BAD_ARGUMENT;
+    if (!ready_frame(&f, layers, workspace, size)) return BAD_ARGUMENT;
     if (!symbols_are_in_range(symbols, p->layer_first[layers] * f.g.places)) return SYMBOL_TOO_LARGE;
     find_places(&f, layers);
-    uint8_t *const end = f.w.out + f.w.capacity, *const spare_end = f.w.spare + f.w.capacity;
+    uint8_t *const end = f.w.out + f.w.capacity, *const lane_a_end = f.w.lane_a_bytes + f.w.capacity;
     uint8_t *top = end;
     uint32_t *const steps_a = f.w.steps, *const steps_b = f.w.steps + steps_max(p, f.g);
     for (int k = layers - 1; k >= 0; k -= 2) { /* layer k in lane b, layer k - 1 in lane a */
-        encode_lane a = {0, spare_end, f.w.spare, steps_a, steps_a};
+        encode_lane a = {0, lane_a_end, f.w.lane_a_bytes, steps_a, steps_a};
         encode_lane b = {0, top, f.w.out, steps_b, steps_b};
         const int b_coded = begin_layer(&f, k, steps_b, &b);
         const int a_coded = k > 0 && begin_layer(&f, k - 1, steps_a, &a);
@@ -590,7 +598,7 @@ EXPORT int64_t fs_encode(const plan *p, int height, int width, int layers, const
         lengths[k] = (int32_t)((top - b.out) / 2);
         top = b.out;
         if (k == 0) break;
-        const ptrdiff_t bytes = spare_end - a.out;
+        const ptrdiff_t bytes = lane_a_end - a.out;
         if (top - f.w.out < bytes) return BUFFER_FULL;
         memcpy(top -= bytes, a.out, (size_t)bytes);
         lengths[k - 1] = (int32_t)(bytes / 2);
@@ -712,8 +720,9 @@ static int take_flag(decode_lane *lane, const plan *p, int first_slot, int *flag
 static int take_places(decode_lane *lane, frame *f) {
     for (int y = 0; y < f->g.height; y++)
         for (int x = 0; x < f->g.width; x++) {
+            const int context = place_context(f->w.flags, y, x, f->g.width);
             int flag;
-            if (!take_flag(lane, f->p, f->p->place_slot + 2 * place_context(f->w.flags, y, x, f->g.width), &flag)) return 0;
+            if (!take_flag(lane, f->p, f->p->place_slot + 2 * context, &flag)) return 0;
             f->w.flags[(ptrdiff_t)y * f->g.width + x] = (uint8_t)flag;
         }
     list_places(f);
@@ -741,8 +750,8 @@ static int take_channel(decode_lane *lane, frame *f, int layer, int channel) {
         return take_plain_channel(lane, &tables, refs, own, g.places);
     base_contexts(f, layer, channel);
     if (previous)
-        return take_previous_places(lane, &tables, refs, f->w.context, previous, own, g, f->mapped ? f->w.refreshed : NULL,
-                                    f->mapped ? f->count : g.places);
+        return take_previous_places(lane, &tables, refs, f->w.context, previous, own, g,
+                                    f->mapped ? f->w.refreshed : NULL, f->mapped ? f->count : g.places);
     if (f->mapped) {
         const int32_t *list = checkerboard ? f->w.halves : f->w.refreshed;
         const ptrdiff_t half = checkerboard ? f->first_half : f->count;
@@ -784,7 +793,7 @@ EXPORT int64_t fs_decode(const plan *p, int height, int width, int layers, const
                          const int32_t *lengths, const int16_t *reference, int16_t *symbols, uint8_t *workspace,
                          int64_t workspace_size) {
     frame f = {p, {height, width, (ptrdiff_t)height * width}, symbols, reference, symbols, {0}, 0, 0, 0};
-    if (!p->slot_of || !begin(&f, layers, workspace, workspace_size)) return BAD_ARGUMENT;
+    if (!p->slot_of || !ready_frame(&f, layers, workspace, workspace_size)) return BAD_ARGUMENT;
     int good = 0;
     for (; good < layers; good++) {
         const int64_t bytes = 2 * (int64_t)lengths[good];
@@ -802,7 +811,7 @@ EXPORT int64_t fs_decode(const plan *p, int height, int width, int layers, const
 EXPORT int64_t fs_estimate(const plan *p, int height, int width, int layers, const int16_t *symbols,
                            const int16_t *reference, uint8_t *workspace, int64_t size, uint64_t *costs) {
     frame f = {p, {height, width, (ptrdiff_t)height * width}, symbols, reference, NULL, {0}, 0, 0, 0};
-    if (!begin(&f, layers, workspace, size)) return BAD_ARGUMENT;
+    if (!ready_frame(&f, layers, workspace, size)) return BAD_ARGUMENT;
     if (!symbols_are_in_range(symbols, p->layer_first[layers] * f.g.places)) return SYMBOL_TOO_LARGE;
     find_places(&f, layers);
     for (int k = 0; k < layers; k++) {

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.codec.contexts import Contexts, SetName, Term, context_count
 from pipeline.codec.entropy_model import EntropyModel
+from pipeline.codec.kept_property import kept_property
 from pipeline.errors import BundleError
 
 ENCODE_SLOT: Final = np.dtype(
@@ -26,7 +26,10 @@ PythonTable = tuple[bytes, list[int], list[int], int, int]
 
 
 class SlotTables:
-    """Every slot of every table of a model, flat; the skip tables (two slots each) follow the symbols' tables."""
+    """Every slot of every table of a model, flat: the symbols' tables, then those of flags, two slots each: no, yes.
+
+    Flags say that a channel is its prediction (skip tables), then that a place is refreshed (tables of places).
+    """
 
     def __init__(self, model: EntropyModel) -> None:
         self.precision = model.precision
@@ -40,35 +43,30 @@ class SlotTables:
         start -= np.repeat(start[self.first], sizes)
         self._symbol_slots = int(freq.size)
         self._sizes = sizes
-        total = 1 << model.precision
-        skip_freqs: list[list[int]] = []
-        skip_starts: list[list[int]] = []
-        self.skip_slot: dict[SetName, NDArray[np.int32]] = {}
-        for name in ("intra", "inter"):
-            tables = model.table_set(name)
-            if tables is None:
-                continue
-            taken = tables.skip.astype(np.int64)
-            slots = self._symbol_slots + 2 * (len(skip_freqs) + np.cumsum(taken.reshape(-1) > 0) - 1).reshape(
-                taken.shape
-            )
-            self.skip_slot[name] = np.where(taken > 0, slots, -1).astype(np.int32)
-            for share in taken[taken > 0].tolist():
-                skip_freqs.append([total - share, share])
-                skip_starts.append([0, total - share])
-        shares = None if model.inter is None else model.inter.places
+        shares: list[int] = []  # freq of "yes" of each flag
+        self.skip_slot: dict[SetName, NDArray[np.int32]] = {"intra": self._flag_slots(model.intra.skip, shares)}
+        """[points, C]: first slot of each channel's skip table, −1: none."""
         self.place_slots: NDArray[np.int32] | None = None
-        """First slot of the 16 tables of places of each operating point; the tables follow the skip tables."""
-        if shares is not None:
-            first = self._symbol_slots + 2 * len(skip_freqs)
-            self.place_slots = (first + 2 * shares.shape[1] * np.arange(len(shares))).astype(np.int32)
-            for share in shares.reshape(-1).tolist():
-                skip_freqs.append([total - share, share])
-                skip_starts.append([0, total - share])
-        self.freq = np.concatenate([freq, np.array(skip_freqs, np.int64).reshape(-1)])
-        self.start = np.concatenate([start, np.array(skip_starts, np.int64).reshape(-1)])
+        """First slot of the 16 tables of places of each operating point."""
+        if model.inter is not None:
+            self.skip_slot["inter"] = self._flag_slots(model.inter.skip, shares)
+            if model.inter.places is not None:
+                self.place_slots = self._flag_slots(model.inter.places, shares)[:, 0]
+        yes = np.array(shares, np.int64)
+        no = (1 << model.precision) - yes
+        flag_freqs = np.stack([no, yes], axis=1)
+        flag_starts = np.stack([np.zeros_like(no), no], axis=1)
+        self.freq = np.concatenate([freq, flag_freqs.reshape(-1)])
+        self.start = np.concatenate([start, flag_starts.reshape(-1)])
 
-    @cached_property
+    def _flag_slots(self, yes: NDArray[Any], shares: list[int]) -> NDArray[np.int32]:
+        """First slot of the table of each flag, by its freq of "yes", which joins `shares`; 0: no flag, so slot −1."""
+        flagged = yes > 0
+        flags_before = len(shares) + np.cumsum(flagged).reshape(yes.shape) - flagged
+        shares += yes[flagged].tolist()
+        return np.where(flagged, self._symbol_slots + 2 * flags_before, -1).astype(np.int32)
+
+    @kept_property
     def encode_slots(self) -> NDArray[Any]:
         """For division by multiplication: ceil(2^64 / freq) is exact for states below 2^32. freq 1 has no such
         64-bit reciprocal; 2^64 − 1 gives x − 1, which its bias puts right."""
@@ -83,17 +81,17 @@ class SlotTables:
         slots["bias"] = self.start + np.where(ones, total - 1, 0)
         return slots
 
-    @cached_property
+    @kept_property
     def decode_slots(self) -> NDArray[np.uint32]:
         """freq << 16 | start."""
         return np.asarray(self.freq << 16 | self.start, dtype=np.uint32)
 
-    @cached_property
+    @kept_property
     def costs(self) -> NDArray[np.uint32]:
         """Bits of each slot, in 1/65536."""
         return np.asarray(np.rint(65_536 * (self.precision - np.log2(self.freq))), dtype=np.uint32)
 
-    @cached_property
+    @kept_property
     def slot_of(self) -> NDArray[np.uint8]:
         """Slot number for each value of 2^precision, uint8 [tables, 2^precision]. Only decoders need it."""
         numbers = np.arange(self._symbol_slots) - np.repeat(self.first.astype(np.int64), self._sizes)

@@ -1,22 +1,31 @@
 """The entropy model: integer tables that both ends hold, `edge/tables.msgpack` (docs/protocol.md, "Tables file").
 
-Probabilities are floats only here, once, when the tables are made. After that everything is integers, so an edge and a
-server cannot disagree about a symbol. A table belongs to (operating point, set, channel, context); equal tables are
-stored once.
+Probabilities are floats only once, when the tables are made (`table_making`). After that everything is integers, so an
+edge and a server cannot disagree about a symbol. A table belongs to (operating point, set, channel, context); equal
+tables are stored once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from pipeline.codec.contexts import CONTEXTS_MAX, SetName
 from pipeline.codec.places import PLACE_CONTEXTS
+from pipeline.codec.table_making import (
+    SYMBOLS_PER_TABLE_MAX,
+    ChannelPmf,
+    IntArray,
+    TablePool,
+    number_tables,
+    place_freqs,
+    skip_freqs,
+)
 from pipeline.codec.tables_file import FORMAT, FORMAT_PLACES, SetFile, TablesFile, pack, read_file, unpack
 from pipeline.errors import BundleError
 from pipeline.limits import LATENT_CHANNELS_MAX, SYMBOL_MAGNITUDE_MAX
@@ -24,25 +33,9 @@ from pipeline.limits import LATENT_CHANNELS_MAX, SYMBOL_MAGNITUDE_MAX
 PRECISION_DEFAULT: Final = 12
 PRECISION_MIN: Final = 12
 PRECISION_MAX: Final = 16
-SYMBOLS_PER_TABLE_MAX: Final = 255
 OPERATING_POINTS_MAX: Final = 32
 DECODE_TABLE_BYTES_MAX: Final = 67_108_864
 """Largest sum of the decoder's lookup tables (2^precision bytes a table), in bytes."""
-
-IntArray = NDArray[Any]
-
-
-@dataclass(frozen=True, eq=False)
-class ChannelPmf:
-    """Probabilities or counts of one channel's symbols, the input of `EntropyModel.from_probabilities`.
-
-    `weights` is float64 [n] or [contexts, n] for the symbols `low … low + n − 1`; any scale. `escape` is the weight of
-    all other symbols, a number or [contexts].
-    """
-
-    low: int
-    weights: ArrayLike
-    escape: ArrayLike = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +101,21 @@ class EntropyModel:
         if not intra or not intra[0]:
             raise BundleError("no probabilities: give at least one operating point with one channel")
         channels = len(intra[0])
-        pool = _TablePool(precision)
-        sets = [
-            None if pmfs is None else _table_set(pmfs, channels, len(intra), skip, pool, name, shares)
-            for name, pmfs, skip, shares in (("intra", intra, skip_intra, None), ("inter", inter, skip_inter, places))
-        ]
-        assert sets[0] is not None
+        pool = TablePool(precision)
+
+        def made_set(
+            name: SetName, pmfs: Sequence[Sequence[ChannelPmf]], skip: ArrayLike | None, shares: ArrayLike | None
+        ) -> TableSet:
+            contexts, index = number_tables(pmfs, channels, len(intra), pool, name)
+            return TableSet(
+                contexts=contexts,
+                index=index,
+                skip=skip_freqs(skip, len(intra), channels, precision, name),
+                places=None if shares is None else place_freqs(shares, len(intra), precision),
+            )
+
+        intra_set = made_set("intra", intra, skip_intra, None)
+        inter_set = None if inter is None else made_set("inter", inter, skip_inter, places)
         return cls(
             precision=precision,
             points=len(intra),
@@ -122,8 +124,8 @@ class EntropyModel:
             low=np.array(pool.lows, dtype=np.int16),
             size=np.array([len(freqs) for freqs in pool.freqs], dtype=np.int32),
             freq=np.concatenate(pool.freqs).astype(np.uint16),
-            intra=sets[0],
-            inter=sets[1],
+            intra=intra_set,
+            inter=inter_set,
         )
 
     def table_set(self, name: SetName) -> TableSet | None:
@@ -175,124 +177,6 @@ class EntropyModel:
             intra=_unpack_set(file.intra, file.points, "intra"),
             inter=None if file.inter is None else _unpack_set(file.inter, file.points, "inter"),
         )
-
-
-def integer_freqs(weights: NDArray[np.float64], precision: int) -> NDArray[np.int64]:
-    """Round weights (float64 [n], escape included, sum > 0) to freqs ≥ 1 that sum to 2^precision.
-
-    What rounding leaves over goes, unit by unit, to the slot that gains most, or comes from the one that loses least.
-    """
-    total = 1 << precision
-    share = weights / weights.sum()
-    freqs: NDArray[np.int64] = np.maximum(1, np.rint(share * total)).astype(np.int64)
-    missing = total - int(freqs.sum())
-    for _ in range(abs(missing)):
-        if missing > 0:
-            freqs[np.argmax(share / (freqs + 0.5))] += 1
-        else:
-            loss = np.where(freqs > 1, share / (freqs - 0.5), np.inf)
-            freqs[np.argmin(loss)] -= 1
-    return freqs
-
-
-class _TablePool:
-    """Distinct tables, in order of first use."""
-
-    def __init__(self, precision: int) -> None:
-        self.precision = precision
-        self.lows: list[int] = []
-        self.freqs: list[NDArray[np.int64]] = []
-        self._numbers: dict[tuple[int, bytes], int] = {}
-
-    def add(self, low: int, weights: NDArray[np.float64], escape: float) -> int:
-        low, weights, escape = _trim(low, weights, escape, self.precision)
-        freqs = integer_freqs(np.append(weights, escape), self.precision)
-        key = (low, freqs.tobytes())
-        number = self._numbers.setdefault(key, len(self.lows))
-        if number == len(self.lows):
-            self.lows.append(low)
-            self.freqs.append(freqs)
-        return number
-
-
-def _trim(
-    low: int, weights: NDArray[np.float64], escape: float, precision: int
-) -> tuple[int, NDArray[np.float64], float]:
-    """Cut tails that are not worth a slot, and what is beyond the table's size or the symbols' range, into escape."""
-    total = float(weights.sum()) + escape
-    if not total > 0.0:
-        weights, total = np.ones_like(weights), float(weights.size)
-    symbols = np.arange(low, low + weights.size)
-    worth = np.flatnonzero((weights / total * (1 << precision) >= 0.5) & (np.abs(symbols) <= SYMBOL_MAGNITUDE_MAX))
-    if worth.size == 0:
-        nearest = int(np.clip(0, low, low + weights.size - 1)) - low
-        worth = np.array([nearest])
-    first, end = int(worth[0]), int(worth[-1]) + 1
-    if end - first > SYMBOLS_PER_TABLE_MAX:
-        mass = np.concatenate([[0.0], np.cumsum(weights)])
-        starts = np.arange(first, end - SYMBOLS_PER_TABLE_MAX + 1)
-        first = int(starts[np.argmax(mass[starts + SYMBOLS_PER_TABLE_MAX] - mass[starts])])
-        end = first + SYMBOLS_PER_TABLE_MAX
-    kept = weights[first:end]
-    return low + first, kept, max(0.0, total - float(kept.sum()))
-
-
-def _table_set(
-    pmfs: Sequence[Sequence[ChannelPmf]],
-    channels: int,
-    points: int,
-    skip: ArrayLike | None,
-    pool: _TablePool,
-    name: str,
-    places: ArrayLike | None,
-) -> TableSet:
-    if len(pmfs) != points or any(len(row) != channels for row in pmfs):
-        raise BundleError(f"{name} probabilities are not for {points} operating points of {channels} channels each")
-    contexts = np.array([np.atleast_2d(np.asarray(pmf.weights)).shape[0] for pmf in pmfs[0]], dtype=np.int32)
-    index = np.zeros((points, int(contexts.sum())), dtype=np.uint32)
-    for point, row in enumerate(pmfs):
-        index[point] = [
-            pool.add(pmf.low, weights, escape)
-            for channel, pmf in enumerate(row)
-            for weights, escape in _context_rows(pmf, int(contexts[channel]), f"{name} point {point} channel {channel}")
-        ]
-    return TableSet(
-        contexts=contexts,
-        index=index,
-        skip=_skip_freqs(skip, points, channels, pool.precision, name),
-        places=None if places is None else _place_freqs(places, points, pool.precision),
-    )
-
-
-def _context_rows(pmf: ChannelPmf, contexts: int, where: str) -> list[tuple[NDArray[np.float64], float]]:
-    weights = np.atleast_2d(np.asarray(pmf.weights, dtype=np.float64))
-    escape = np.broadcast_to(np.asarray(pmf.escape, dtype=np.float64), (weights.shape[0],))
-    if weights.ndim != 2 or weights.shape[0] != contexts or weights.shape[1] == 0:
-        raise BundleError(f"probabilities of {where} have shape {weights.shape}, expected ({contexts}, at least 1)")
-    if not (np.isfinite(weights).all() and np.isfinite(escape).all() and (weights >= 0).all() and (escape >= 0).all()):
-        raise BundleError(f"probabilities of {where} are negative or not finite: count them again")
-    return list(zip(weights, escape.tolist(), strict=True))
-
-
-def _skip_freqs(skip: ArrayLike | None, points: int, channels: int, precision: int, name: str) -> IntArray:
-    if skip is None:
-        return np.zeros((points, channels), dtype=np.uint16)
-    probability = np.asarray(skip, dtype=np.float64)
-    if probability.shape != (points, channels) or not ((probability >= 0) & (probability <= 1)).all():
-        raise BundleError(
-            f"{name} skip probabilities have shape {probability.shape}: give [points, channels], each 0 to 1"
-        )
-    total = 1 << precision
-    freqs = np.clip(np.rint(probability * total), 1, total - 1)
-    return np.where(probability > 0, freqs, 0).astype(np.uint16)
-
-
-def _place_freqs(places: ArrayLike, points: int, precision: int) -> IntArray:
-    probability = np.asarray(places, dtype=np.float64)
-    if probability.shape != (points, PLACE_CONTEXTS) or not ((probability >= 0) & (probability <= 1)).all():
-        raise BundleError(f"probabilities of places have shape {probability.shape}: give [points, 16], each 0 to 1")
-    total = 1 << precision
-    return np.clip(np.rint(probability * total), 1, total - 1).astype(np.uint16)
 
 
 def _check_numbers(model: EntropyModel) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections import deque
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.codec.bitstream import LAYERS_BYTES_MAX
 from pipeline.codec.coding_plan import CodingPlan
+from pipeline.codec.kept_property import kept_property
 from pipeline.codec.python_coder import check_range, too_many_bytes
 from pipeline.codec.quantisation import Symbols
 from pipeline.errors import EngineError
@@ -61,11 +61,14 @@ class NativePlan:
         self._encode_struct = self._struct(slot_of=None)
         self.for_encoding = ctypes.addressof(self._encode_struct)
 
-    @cached_property
+    @property
     def for_decoding(self) -> int:
         """Address of the plan with the decoder's lookup tables, which an edge never makes."""
-        self._decode_struct = self._struct(slot_of=self.plan.slots.slot_of)
         return ctypes.addressof(self._decode_struct)
+
+    @kept_property
+    def _decode_struct(self) -> _Plan:
+        return self._struct(slot_of=self.plan.slots.slot_of)
 
     def _struct(self, *, slot_of: NDArray[np.uint8] | None) -> _Plan:
         plan, slots = self.plan, self.plan.slots

@@ -159,10 +159,14 @@ def _channel_steps(
         (start, freq, bits)
         for start, freq in zip(plan.slots.start[slot].tolist(), plan.slots.freq[slot].tolist(), strict=True)
     ]
-    for place in np.flatnonzero(escaped)[::-1].tolist():  # from the back, so that places before stay where they are
+    with_escapes: list[Step] = []
+    done = 0
+    for place in np.flatnonzero(escaped).tolist():
+        with_escapes += steps[done : place + 1]
         low, count = int(refs["low"][place]), int(refs["count"][place])
-        steps[place + 1 : place + 1] = range_coder.escape_steps(int(ordered[place]), low, count)
-    return steps
+        with_escapes += range_coder.escape_steps(int(ordered[place]), low, count)
+        done = place + 1
+    return with_escapes + steps[done:]
 
 
 def _decode_layer(
@@ -268,8 +272,7 @@ def _take_skip(plan: CodingPlan, channel: int, decoder: RangeDecoder) -> bool:
 def _take_flag(plan: CodingPlan, first: int, decoder: RangeDecoder) -> bool:
     """Whether slot 1 of the two that begin with `first` was coded."""
     starts, freqs = plan.slots.start[first : first + 2].tolist(), plan.slots.freq[first : first + 2].tolist()
-    slot_of = bytes(freqs[0]) + b"\x01" * freqs[1]
-    return decoder.take_slot(slot_of, starts, freqs, plan.slots.precision) == 1
+    return decoder.take_flag(starts, freqs, plan.slots.precision)
 
 
 def prediction(plan: CodingPlan, channel: int, reference: Symbols | None) -> Symbols | np.int16:

@@ -5,6 +5,24 @@ so far. Coding a slot of freq f out of M multiplies it by about M / f; when it w
 bits leave as a word. It is a stack: the encoder works backwards, so that the decoder comes out forwards. Normative:
 docs/protocol.md.
 
+By hand, with a table of M = 8 values: slot a has freq 4 and start 0, b 3 and 4, c 1 and 7. A step is
+
+    x' = (x // freq) * M + start + x % freq        and back: x = freq * (x' // M) + x' % M - start
+
+where x' % M lies in start … start + freq - 1 and so tells the slot. Encode "b a c" from x = 3, the last one first:
+
+    c   x = 3 // 1 * 8 + 7 + 3 % 1 = 31            freq 1 of 8: 3 bits more, x grows about 8 times
+    a   x = 31 // 4 * 8 + 0 + 31 % 4 = 59          freq 4 of 8: 1 bit more
+    b   x = 59 // 3 * 8 + 4 + 59 % 3 = 158         freq 3 of 8: 1.4 bits more
+
+and decode 158, the first one first:
+
+    158 % 8 = 6: b   x = 3 * (158 // 8) + 6 - 4 = 59
+    59 % 8 = 3: a    x = 4 * (59 // 8) + 3 - 0 = 31
+    31 % 8 = 7: c    x = 1 * (31 // 8) + 7 - 7 = 3
+
+and x is back at 3, which is how a decoder knows that nothing was damaged: the real coder hides a check in it.
+
 `_range_coder.c` does the same some hundred times faster.
 """
 
@@ -22,6 +40,9 @@ STATE_LOW: Final = 1 << 16
 ESCAPE_LENGTH_BITS: Final = 4
 ESCAPE_BITS_MAX: Final = 13
 _GOLDEN: Final = 0x9E3779B1
+"""A prime near 2^32 / golden ratio: its multiples lie far apart (D. Knuth, TAOCP 6.4)."""
+_MIXER: Final = 0x7FEB352D
+"""Spreads every bit over the high half: the first factor of C. Wellons's hash lowbias32."""
 _MASK: Final = 0xFFFFFFFF
 
 Step = tuple[int, int, int]
@@ -39,7 +60,7 @@ def layer_check(symbols_CHW: Symbols, layer: int) -> int:
     # |symbol · weight| < 2^44 and at most 2^22 symbols: the products are reduced before they are summed.
     products = (flat * weights.astype(np.int64)) & _MASK
     mixed = (_GOLDEN * (layer + 1) + int(products.sum())) & _MASK
-    mixed = ((mixed ^ (mixed >> 16)) * 0x7FEB352D) & _MASK
+    mixed = ((mixed ^ (mixed >> 16)) * _MIXER) & _MASK
     return mixed >> 16
 
 
@@ -88,6 +109,15 @@ class RangeDecoder:
         x = freqs[slot] * (x >> precision) + value - starts[slot]
         self._x = x if x >= STATE_LOW else self._refill(x)
         return slot
+
+    def take_flag(self, starts: Sequence[int], freqs: Sequence[int], precision: int) -> bool:
+        """Whether slot 1 was coded, of a table of two."""
+        x = self._x
+        value = x & ((1 << precision) - 1)
+        flag = value >= starts[1]
+        x = freqs[flag] * (x >> precision) + value - starts[flag]
+        self._x = x if x >= STATE_LOW else self._refill(x)
+        return flag
 
     def take_bits(self, bits: int) -> int:
         x = self._x

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.codec.contexts import Contexts, SetName, context_values, earlier_changes, has_changes
-from pipeline.codec.entropy_model import PRECISION_DEFAULT, ChannelPmf, EntropyModel
+from pipeline.codec.entropy_model import PRECISION_DEFAULT, EntropyModel
 from pipeline.codec.places import PLACE_CONTEXTS, count_places, place_shares, refreshed_places
 from pipeline.codec.quantisation import Symbols
+from pipeline.codec.table_making import ChannelPmf
 
 COUNTED_MAGNITUDE: Final = 127
 """Symbols beyond this count as escapes."""

@@ -50,30 +50,25 @@ class FrameAssembly:
                 f"frame {message.frame} part {message.part} of {message.parts} and {message.parity} does not fit "
                 f"{self.parts} parts and {self.parity} of parity: number them from 0 and say the same totals in each"
             )
-        here, number = self._here, message.part
-        if number >= self.parts:
-            here, number = self._parity_here, number - self.parts
-        elif number not in here:
-            self._size += len(message.bytes)
-        here.setdefault(number, message.bytes)
-        if len(message.bytes) > LENGTH_BYTES + PART_BYTES_MAX and message.parity:
-            raise RemoteProtocolError(f"a part of {len(message.bytes)} bytes has parity, limit {PART_BYTES_MAX} bytes")
-        if self._size > self.size_max:
-            raise LimitError(
-                f"frame {message.frame} has {self._size} bytes in parts, limit {self.size_max}: lower the rate"
-            )
-        return self._is_whole()
+        size = len(message.bytes)
+        if size > LENGTH_BYTES + PART_BYTES_MAX and message.parity:
+            raise RemoteProtocolError(f"a part of {size} bytes has parity, limit {PART_BYTES_MAX} bytes")
+        if message.part >= self.parts:
+            self._check_size(message.frame, size - LENGTH_BYTES)  # that of a part that it can stand for
+            self._parity_here.setdefault(message.part - self.parts, message.bytes)
+        elif message.part not in self._here:
+            self._size += size
+            self._check_size(message.frame, self._size)
+            self._here[message.part] = message.bytes
+        if self._restore():
+            self._size = sum(map(len, self._here.values()))
+            self._check_size(message.frame, self._size)
+        return len(self._here) == self.parts
 
     def overtaken(self, now: float) -> None:
         """A part of a later frame arrived. Without a deadline there is time to wait."""
         if self.deadline is not None:
             self.ends_at = min(self.ends_at, now + OVERTAKEN_S)
-
-    def _is_whole(self) -> bool:
-        if len(self._here) < self.parts <= len(self._here) + len(self._parity_here):
-            parts = restored(self.parts, self._here, self._parity_here)
-            self._here = dict(enumerate(parts or ()))
-        return len(self._here) == self.parts
 
     def prefix(self) -> bytes:
         """The bytes from the start up to the first missing part."""
@@ -83,3 +78,14 @@ class FrameAssembly:
                 break
             pieces.append(self._here[part])
         return b"".join(pieces)
+
+    def _restore(self) -> bool:
+        """Make up for missing parts; whether there were any, and parity for all of them."""
+        if not len(self._here) < self.parts <= len(self._here) + len(self._parity_here):
+            return False
+        self._here = dict(enumerate(restored(self.parts, self._here, self._parity_here) or ()))
+        return True
+
+    def _check_size(self, frame: int, size: int) -> None:
+        if size > self.size_max:
+            raise LimitError(f"frame {frame} has {size} bytes in parts, limit {self.size_max}: lower the rate")

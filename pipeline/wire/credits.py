@@ -47,13 +47,16 @@ class CreditGrants:
             )
         self.sent = max(self.sent, ordinal)
 
-    def tell(self, held: int, now: float) -> int:
-        """The grant that is sent to the edge now, with `held` frames under way on the server. Never goes back."""
+    def grant_now(self, held: int, now: float) -> int:
+        """Grant what may be granted with `held` frames under way on the server, and return it for sending.
+
+        A grant never goes back; the next is due in `renew_s`.
+        """
         self.granted = self._grant(held)
         self.renew_at = now + self.policy.renew_s
         return self.granted
 
-    def owes(self, held: int) -> bool:
+    def more_than_told(self, held: int) -> bool:
         """Whether the edge may send more than it was told: frames between were lost."""
         return self._grant(held) > self.granted
 

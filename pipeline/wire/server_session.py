@@ -19,7 +19,7 @@ from pipeline.wire.offer import Refused, ServerOffer
 from pipeline.wire.part_loss import PartTally
 from pipeline.wire.replies import Replies, Reply
 from pipeline.wire.server_frames import ServerFrames
-from pipeline.wire.session import NEVER, Outgoing, Session, one_line, reason_of
+from pipeline.wire.session import NEVER, Channel, Outgoing, Session, one_line, reason_of
 from pipeline.wire.stage_marks import micros
 
 FrameMessage = messages.Frame | messages.FramePart | messages.JpegFrame
@@ -88,6 +88,13 @@ class ServerSession(Session[events.ServerEvent]):
         else:
             self._control.clear()
             self._detach(reason, now)
+
+    def receive(self, message: messages.Message, channel: Channel, now: float) -> None:
+        """A message arrived. Never raises for what the peer did."""
+        if self.state == states.OPEN and not isinstance(message, messages.Hello):
+            # The edge has Welcome, so it has the new token: the old one has served its single use.
+            self.resume_tokens = self.resume_tokens[-1:]
+        super().receive(message, channel, now)
 
     @property
     def uses_connection(self) -> bool:
@@ -220,7 +227,7 @@ class ServerSession(Session[events.ServerEvent]):
         if reply is None:
             return None
         self._tally.settle(now)
-        message = reply.build(micros(now), self._grants.tell(self._held, now), self.credit.valid_ms)
+        message = reply.build(micros(now), self._grants.grant_now(self._held, now), self.credit.valid_ms)
         return Outgoing("results", message, messages.encode(message), reply.expires_at, reply.frame)
 
     def unsent(self, outgoing: Outgoing, detail: str, now: float) -> None:
@@ -234,7 +241,7 @@ class ServerSession(Session[events.ServerEvent]):
 
     def _queue_credit(self) -> None:
         self._grants.renew_at = NEVER
-        self._queue(lambda now: messages.Credit(self._grants.tell(self._held, now), self.credit.valid_ms))
+        self._queue(lambda now: messages.Credit(self._grants.grant_now(self._held, now), self.credit.valid_ms))
 
     def _tell(self, message: messages.Message, now: float) -> None:
         try:
@@ -295,12 +302,7 @@ class ServerSession(Session[events.ServerEvent]):
     # --- Messages ---------------------------------------------------------------------------------------------
 
     def _is_late(self, message: messages.Message) -> bool:
-        if isinstance(message, messages.Hello):
-            return False
-        if self.state == states.OPEN:
-            # The edge has Welcome, so it has the new token: the old one has served its single use.
-            self.resume_tokens = self.resume_tokens[-1:]
-        return self.state == states.DETACHED and not isinstance(message, messages.Goodbye)
+        return self.state == states.DETACHED and not isinstance(message, messages.Hello | messages.Goodbye)
 
     def _on_hello(self, message: messages.Hello, now: float) -> None:
         if self.state == states.OPEN:
@@ -337,7 +339,7 @@ class ServerSession(Session[events.ServerEvent]):
                 self.offer.bundle_id,
                 self.backbone,
                 list(self.tasks),
-                self._grants.tell(self._held, now),
+                self._grants.grant_now(self._held, now),
                 self.credit.valid_ms,
                 self.offer.payload_bytes_max,
                 self.offer.reference_window,
@@ -394,7 +396,7 @@ class ServerSession(Session[events.ServerEvent]):
             return False
         deadline = self._deadline(message, now)
         self._frames.enter(frame, deadline, now)
-        if self._grants.owes(self._held):
+        if self._grants.more_than_told(self._held):
             self._queue_credit()  # Frames were lost on the way: their credit goes back at once.
         if deadline is not None and deadline <= now:
             self._drop_here(frame, "deadline", "too old on arrival", now)
@@ -419,7 +421,7 @@ class ServerSession(Session[events.ServerEvent]):
         super()._on_ping(message, now)
         self._grants.note_sent(message.sent_frames)
         # An edge that used up what it knows of asks like this: the Result that told it of more may be lost.
-        if self._grants.owes(self._held) or message.sent_frames == self._grants.sent < self._grants.granted:
+        if self._grants.more_than_told(self._held) or message.sent_frames == self._grants.sent < self._grants.granted:
             self._queue_credit()
 
     def _on_set_tasks(self, message: messages.SetTasks, now: float) -> None:

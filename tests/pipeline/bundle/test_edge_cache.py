@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import limits
-from pipeline.bundle import Bundle, EdgeCache
+from pipeline.bundle import Bundle, EdgeBundle, EdgeCache
+from pipeline.bundle.files import write_zip
 from pipeline.errors import BundleError
 from tests.bundles import random_bundle
 
@@ -51,6 +52,19 @@ def test_fetch_goes_on_after_a_break(bundle: Bundle, cache: EdgeCache) -> None:
     assert fetch.add(PART, len(packed), packed[PART:]) is not None
 
 
+def test_two_edges_fetch_the_same_bundle(bundle: Bundle, cache: EdgeCache) -> None:
+    """The one that is later begins again where the other took the finished file away; both get the bundle."""
+    packed = bundle.pack_edge()
+    one, other = cache.fetch(bundle.codec_id), cache.fetch(bundle.codec_id)
+    for fetch in (one, other):
+        assert fetch.add(0, len(packed), packed[:PART]) is None
+    assert one.add(PART, len(packed), packed[PART:]) is not None
+    assert other.add(PART, len(packed), packed[PART:]) is None
+    assert other.offset == 0
+    assert other.add(0, len(packed), packed) is not None
+    assert cache.get(bundle.codec_id) is not None
+
+
 @given(st.lists(st.integers(0, 15), max_size=40))
 def test_parts_in_any_order(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, order: list[int]) -> None:
     """Doubled parts and parts beyond a gap do no harm; asking again from `offset` always ends with the bundle."""
@@ -73,6 +87,17 @@ def test_another_bundle_than_asked_for(bundle: Bundle, cache: EdgeCache) -> None
     assert (fetch.offset, list(cache.folder.iterdir())) == (0, [])
 
 
+def test_files_of_another_bundle_are_not_looked_at(cache: EdgeCache) -> None:
+    """Only what has the hash that was asked for is parsed, be it fetched or on the disk."""
+    packed = write_zip({"edge/spec.toml": b"no spec"})
+    with pytest.raises(BundleError, match="asked for 000000000000…: refused"):
+        cache.fetch("0" * 64).add(0, len(packed), packed)
+    path = cache.folder / f"{'0' * 64}.zip"
+    path.write_bytes(packed)
+    assert cache.get("0" * 64) is None
+    assert not path.exists()
+
+
 def test_damaged_bytes(bundle: Bundle, cache: EdgeCache) -> None:
     """A damaged fetch is refused, and the next one begins anew."""
     packed = bundle.pack_edge()
@@ -82,10 +107,31 @@ def test_damaged_bytes(bundle: Bundle, cache: EdgeCache) -> None:
     assert cache.fetch(bundle.codec_id).offset == 0
 
 
+def test_fetch_begins_anew_whatever_went_wrong(
+    bundle: Bundle, cache: EdgeCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that something fails on are not what the next fetch goes on with."""
+
+    def fails(*arguments: object, **named: object) -> EdgeBundle:
+        raise MemoryError
+
+    monkeypatch.setattr(EdgeBundle, "from_zip", fails)
+    packed = bundle.pack_edge()
+    with pytest.raises(MemoryError):
+        cache.fetch(bundle.codec_id).add(0, len(packed), packed)
+    assert cache.fetch(bundle.codec_id).offset == 0
+
+
 def test_too_large(cache: EdgeCache) -> None:
     """A server cannot fill the disk."""
-    with pytest.raises(BundleError, match=f"limit {limits.EDGE_BUNDLE_BYTES_MAX}"):
+    with pytest.raises(BundleError, match=f"expected 1 to {limits.EDGE_BUNDLE_BYTES_MAX}"):
         cache.fetch("0" * 64).add(0, limits.EDGE_BUNDLE_BYTES_MAX + 1, b"x")
+
+
+def test_empty(cache: EdgeCache) -> None:
+    """A bundle of no bytes is none."""
+    with pytest.raises(BundleError, match="announces 0 bytes"):
+        cache.fetch("0" * 64).add(0, 0, b"")
 
 
 def test_codec_id_is_no_path(cache: EdgeCache) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 import zipfile
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+import tomli_w
 
 from pipeline import limits
 from pipeline.bundle import Bundle, EdgeBundle, describe_bundle, verify_bundle, write_bundle
 from pipeline.bundle.files import digest, sha256
-from pipeline.bundle.manifest import parse_edge_spec
+from pipeline.bundle.manifest import parse_edge_spec, parse_manifest
+from pipeline.bundle.writing import to_toml
+from pipeline.codec.contexts import parse_contexts
 from pipeline.errors import BundleError
 from tests.bundles import backbone, edge_spec, random_bundle, random_head, stem_onnx, tables
 
@@ -158,6 +162,8 @@ def test_mismatching_codec_id(copy: Path) -> None:
     [
         ("format = 1", "format = 9", "has format 9, this version reads 1"),
         ("format = 1", "format = [", "manifest.toml does not read"),
+        ("format = 1", f"format = {'9' * 5000}", "manifest.toml does not read"),
+        ("format = 1", f"format = 0x{'f' * 5000}", "manifest.toml does not read"),
         ('name = "random"', "name = 3", "Expected `str`, got `int`"),
     ],
 )
@@ -166,6 +172,68 @@ def test_manifest_that_does_not_read(copy: Path, old: str, new: str, line: str) 
     path = copy / "manifest.toml"
     path.write_text(path.read_text().replace(old, new, 1))
     assert line in refused(copy)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(4096, 1), (257, 1), (4096, 8)])
+def test_latents_that_no_codec_takes(size: int, stride: int) -> None:
+    """What every frame would be refused for is refused when the bundle is opened."""
+    spec = edge_spec()
+    latent, preprocess = spec.latent, spec.preprocess
+    large = msgspec.structs.replace(
+        spec,
+        latent=msgspec.structs.replace(latent, stride=stride),
+        preprocess=msgspec.structs.replace(preprocess, size=size),
+    )
+    with pytest.raises(BundleError, match=f"48 channels of {size // stride}x{size // stride} symbols"):
+        parse_edge_spec(to_toml(large))
+
+
+def test_latents_of_too_many_symbols() -> None:
+    """Sides within the limit do not help where the channels are too many."""
+    spec = edge_spec()
+    points = [msgspec.structs.replace(point, gain=[1.0] * 128, offset=[0.0] * 128) for point in spec.operating_points]
+    latent = msgspec.structs.replace(spec.latent, channels=128, stride=1, layers=[128])
+    preprocess = msgspec.structs.replace(spec.preprocess, size=200)
+    large = msgspec.structs.replace(spec, latent=latent, preprocess=preprocess, operating_points=points)
+    with pytest.raises(BundleError, match=f"128 channels of 200x200 symbols, .* {limits.LATENT_SYMBOLS_MAX} in all"):
+        parse_edge_spec(to_toml(large))
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    ("table", "field"),
+    [
+        ("analysis", "int8_extra_loss_points = {}"),
+        ("analysis", "int8_extra_bytes_percent = {}"),
+        ("operating_points", "bytes_mean = {}"),
+        ("operating_points", "loss_points = {}"),
+        ("operating_points", "layer_loss_points = [0.5, {}]"),
+    ],
+)
+def test_figures_of_the_edge_half_are_finite(number: str, table: str, field: str) -> None:
+    """nan is neither more nor less than any limit: int8 with such a loss would count as good enough."""
+    spec = tomllib.loads(to_toml(edge_spec()).decode())
+    row = spec[table][1] if table == "operating_points" else spec[table]
+    row |= tomllib.loads(field.format(number))
+    with pytest.raises(BundleError, match=f"Expected `float` .* at `.*{field.split()[0]}"):
+        parse_edge_spec(tomli_w.dumps(spec).encode())
+
+
+def test_whole_numbers_beyond_64_bits_are_refused() -> None:
+    """Also where any value may stand: such a number cannot even be named in an error."""
+    spec = to_toml(edge_spec()).replace(b'kind = "reference"', b"kind = 0x" + b"f" * 5000)
+    with pytest.raises(BundleError, match=r"edge/spec\.toml does not read"):
+        parse_contexts(parse_edge_spec(spec).contexts, [6] * 8)
+
+
+@pytest.mark.parametrize("distribution", ["edges = [nan]", "edges = [1.0, inf]", "shares = [nan, 0.5]"])
+def test_reference_figures_are_finite(made: Path, distribution: str) -> None:
+    """A yardstick without a number measures nothing."""
+    manifest = tomllib.loads((made / "manifest.toml").read_text())
+    whole = {"edges": [1.0], "shares": [0.5, 0.5]} | tomllib.loads(distribution)
+    manifest["reference"] = {"photos": "some", "count": 9, "payload_bytes": {"low": whole}}
+    with pytest.raises(BundleError, match="Expected `float`"):
+        parse_manifest(tomli_w.dumps(manifest).encode())
 
 
 def test_link_to_outside(copy: Path, tmp_path: Path) -> None:
@@ -205,6 +273,37 @@ def test_zip_that_lies_about_a_size(tmp_path: Path) -> None:
     refused(path)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip_packed_in_another_way(tmp_path: Path, method: int) -> None:
+    """Stored and deflated only: others fail in ways of their own, sound or not."""
+    path = tmp_path / "strange.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("edge/x", b"hello " * 99)
+    assert f"edge/x is packed with method {method}, expected 0 or 8" in refused(path)
+
+
+def test_nothing_is_unpacked_of_an_archive_that_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the last entry announces counts before the first one is read."""
+    path = tmp_path / "large.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("edge/small", "x")
+        archive.writestr("edge/large", b"\0" * (limits.BUNDLE_FILE_BYTES_MAX + 1))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *arguments: pytest.fail("unpacks"))
+    assert f"limit {limits.BUNDLE_FILE_BYTES_MAX}" in refused(path)
+
+
+def test_zip_with_a_file_without_name(tmp_path: Path) -> None:
+    """zipfile raises IndexError for it, before Python 3.13."""
+    path = tmp_path / "nameless.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x", "hello")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"PK\x01\x02")
+    data[at + 28 : at + 32] = (0).to_bytes(2, "little") + (1).to_bytes(2, "little")  # the name is an extra field
+    path.write_bytes(data)
+    refused(path)
+
+
 def test_zip_with_too_many_files(tmp_path: Path) -> None:
     """A bundle has a few dozen files."""
     path = tmp_path / "many.zip"
@@ -220,6 +319,27 @@ def test_cut_zip(made: Path, tmp_path: Path, keep: int) -> None:
     archive = Path(shutil.make_archive(str(tmp_path / "bundle"), "zip", made))
     archive.write_bytes(archive.read_bytes()[:keep])
     assert "is damaged or no .zip" in refused(archive)
+
+
+@pytest.mark.parametrize("rank", [0, 2, 5])
+def test_encoder_with_an_output_of_another_rank(tmp_path: Path, rank: int) -> None:
+    """`frankenstream bundle verify` says so in its own words."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    shape = [1, 48, 28, 28, 1][:rank]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 224, 224])
+    latent = helper.make_tensor_value_info("latent", TensorProto.FLOAT, shape)
+    zeros = helper.make_tensor("zeros", TensorProto.FLOAT, shape, [0.0] * int(np.prod(shape)))
+    node = helper.make_node("Constant", [], ["latent"], value=zeros)
+    graph = helper.make_graph([node], "flat", [image], [latent])
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    write_bundle(
+        tmp_path / "flat", name="flat", edge_spec=edge_spec(),
+        edge_files={"analysis.onnx": model.SerializeToString(), "tables.msgpack": tables()},
+    )  # fmt: skip
+    with pytest.raises(BundleError, match=r"edge/analysis.onnx gives latents of \(.*\), edge/spec.toml says \(48, 28"):
+        verify_bundle(tmp_path / "flat")
 
 
 def test_head_that_does_not_fit(tmp_path: Path) -> None:

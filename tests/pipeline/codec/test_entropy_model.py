@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.codec import ChannelPmf, EntropyModel
-from pipeline.codec.entropy_model import integer_freqs
+from pipeline.codec.table_making import integer_freqs
 from pipeline.errors import BundleError
 from tests.codecs import CHANNELS, small_model
 

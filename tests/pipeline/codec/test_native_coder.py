@@ -6,12 +6,18 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pipeline.codec import build
-from pipeline.codec.native_coder import NativeCoder
+from pipeline.codec.coding_plan import CodingPlan, SlotTables, make_plan
+from pipeline.codec.kept_property import kept_property
+from pipeline.codec.native_coder import NativeCoder, NativePlan
+from tests.codecs import small_model, small_spec
 
 ROOT = Path(__file__).parents[3]
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1")
@@ -70,6 +76,42 @@ def test_hostile_streams_do_no_harm_under_the_sanitizers(tmp_path):
     counts = re.fullmatch(r"decoded (\d+) refused (\d+)\n", run.stdout)
     assert counts is not None, run.stdout
     assert all(int(count) > 500 for count in counts.groups())
+
+
+def test_threads_that_decode_first_at_once_read_the_same_memory(monkeypatch):
+    """What one of them gave to C is not freed by the other."""
+    together = threading.Barrier(2)
+
+    def at_once(make: Callable) -> Callable:
+        def waiting(*arguments, **named):
+            made = make(*arguments, **named)
+            together.wait(timeout=10)  # both have made it before either keeps it
+            return made
+
+        return waiting
+
+    plan = NativePlan(small_plan())
+    monkeypatch.setattr(SlotTables.slot_of, "_make", at_once(SlotTables.slot_of._make))
+    monkeypatch.setattr(NativePlan, "_struct", at_once(NativePlan._struct))
+
+    def addresses() -> tuple[int, int]:
+        address = plan.for_decoding
+        return address, plan.plan.slots.slot_of.ctypes.data
+
+    with ThreadPoolExecutor(2) as threads:
+        one, other = (asked.result() for asked in [threads.submit(addresses), threads.submit(addresses)])
+    assert one == other == (plan.for_decoding, plan._decode_struct.slot_of)
+
+
+def test_all_that_c_reads_is_kept():
+    """functools.cached_property would not do: since Python 3.12 the last of two threads wins."""
+    read_by_c = ("encode_slots", "decode_slots", "costs", "slot_of")
+    assert all(isinstance(vars(SlotTables)[name], kept_property) for name in read_by_c)
+
+
+def small_plan() -> CodingPlan:
+    model, spec = small_model(), small_spec()
+    return make_plan(model, SlotTables(model), spec.contexts, spec.layers, 0, "intra")
 
 
 def sanitizer_runtime() -> str | None:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.codec import range_coder
 from pipeline.codec.range_coder import DamagedLayer, RangeDecoder, encode_steps, escape_steps, layer_check
 
 FREQS, STARTS = [3000, 1000, 96], [0, 3000, 4000]
@@ -15,6 +16,24 @@ SLOT_OF = bytes([0] * 3000 + [1] * 1000 + [2] * 96)
 
 def encode(slots: list[int], check: int = 0) -> bytes:
     return encode_steps([(STARTS[slot], FREQS[slot], 12) for slot in slots], check)
+
+
+def test_the_worked_example_counts_right():
+    """The lines in the module's text, worked out again."""
+    text = " ".join((range_coder.__doc__ or "").split())
+    slots = {"a": (4, 0), "b": (3, 4), "c": (1, 7)}
+    x = 3
+    for name in "cab":
+        freq, start = slots[name]
+        line = f"{name} x = {x} // {freq} * 8 + {start} + {x} % {freq} ="
+        x = x // freq * 8 + start + x % freq
+        assert f"{line} {x} " in text
+    for name in "bac":
+        freq, start = slots[name]
+        line = f"{x} % 8 = {x % 8}: {name} x = {freq} * ({x} // 8) + {x % 8} - {start} ="
+        x = freq * (x // 8) + x % 8 - start
+        assert f"{line} {x} " in text
+    assert x == 3
 
 
 def test_no_step_is_just_the_start_state():
@@ -32,6 +51,16 @@ def test_slots_come_back_and_the_state_ends_where_it_began():
     assert slots == [decoder.take_slot(SLOT_OF, STARTS, FREQS, 12) for _ in slots]
     assert decoder.ended_with(777)
     assert not decoder.ended_with(776)
+
+
+def test_a_flag_is_a_slot_of_a_table_of_two():
+    starts, freqs = [0, 3000], [3000, 1096]
+    flags = np.random.default_rng(2).random(5000) < 0.3
+    data = encode_steps([(starts[flag], freqs[flag], 12) for flag in flags.astype(int)], 0)
+    decoder, tables = RangeDecoder(data), RangeDecoder(data)
+    assert flags.tolist() == [decoder.take_flag(starts, freqs, 12) for _ in flags]
+    assert flags.tolist() == [tables.take_slot(bytes(3000) + bytes([1] * 1096), starts, freqs, 12) for _ in flags]
+    assert decoder.ended_with(0)
 
 
 def test_the_rate_is_the_entropy():
