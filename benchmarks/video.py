@@ -11,7 +11,8 @@ Ours stands alone (lag 0), or refers to the frame 1 or 3 before (`lag`: how many
 with each threshold of sticky symbols, at every operating point; with the operating point's own thresholds ("own
 sticky") also with frame choice ("chosen": frames that hardly changed are not sent, an answer is repeated). Lag 1 is
 what a fast network gives; video codecs always refer to the frame before, whatever the network, and need a key frame
-where one is lost. JPEG and WebP are stills.
+where one is lost. Their presets take about as long as our edge (benchmarks.video_codecs). JPEG and WebP are stills.
+Clips that the bundle's tables and thresholds were counted on flatter it: name others, or none for the bundled ones.
 
 With --contexts: what each context brings, a table of bytes with tables counted on all other clips; nothing else.
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -42,6 +43,7 @@ from benchmarks.rate_plot import check_plotting
 from benchmarks.report import report
 from benchmarks.video_clips import Clip, find_clips, read_clips
 from benchmarks.video_codecs import VIDEO_CODECS, VideoCodec, spread, video_codecs
+from benchmarks.video_equal import FEWEST, NONE, at_equal_kl
 from benchmarks.video_ours import NAME, Sent, Way, send, ways
 from pipeline.bundle import Bundle
 from pipeline.codec import LatentCodec, dequantise
@@ -131,13 +133,14 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         names = [point.name for point in codec.spec.operating_points]
         points += [measured.ours(codec, latents[clip.name], way) for way in ways(names, lags, thresholds)]
         points += [measured.rival(rival) for rival in rivals]
+    equal = at_equal_kl(points, ours=NAME, rivals=VIDEO_CODECS)
     points += means(points)
     return facts | {
         "backbone": engine.backbone,
         "task": options.task,
         "warm_up_frames": WARM_UP_FRAMES,
         "points": points,
-        "at_equal_kl": at_equal_kl(points),
+        "at_equal_kl": equal,
     }
 
 
@@ -245,41 +248,6 @@ def means(points: Sequence[Point]) -> list[Point]:
     ]
 
 
-# --- Comparing ----------------------------------------------------------------------------------------------------
-
-
-def at_equal_kl(points: Sequence[Point]) -> list[Point]:
-    """Our best settings at each lag against each video codec's bytes at the same mean KL.
-
-    Between its qualities a codec is interpolated, log bytes over log KL; outside of them nothing compares.
-    """
-    mean = [point for point in points if point["clip"] == MEAN]
-    rows = []
-    for ours in frontier([point for point in mean if point["codec"] == NAME]):
-        row = {key: ours[key] for key in ("setting", "lag", "bytes_mean", "kl")}
-        rows.append(row | {name: bytes_at(mean, name, ours["kl"]) for name in VIDEO_CODECS})
-    return rows
-
-
-def frontier(points: Iterable[Point]) -> list[Point]:
-    """At each lag, the points that are better than all with fewer bytes."""
-    best: dict[Any, list[Point]] = {}
-    for point in sorted(points, key=lambda point: point["bytes_mean"]):
-        line = best.setdefault(point["lag"], [])
-        if not line or point["kl"] < line[-1]["kl"]:
-            line.append(point)
-    return [point for _lag, line in sorted(best.items()) for point in line]
-
-
-def bytes_at(mean: Sequence[Point], codec: str, kl: float) -> float | None:
-    """A codec's bytes at a KL; None outside of what was measured."""
-    line = sorted((p["kl"], p["bytes_mean"]) for p in mean if p["codec"] == codec)
-    if len(line) < 2 or not line[0][0] <= kl <= line[-1][0]:
-        return None
-    kls, sizes = (np.log(np.maximum(column, 1e-9)) for column in zip(*line, strict=True))
-    return round(float(np.exp(np.interp(np.log(max(kl, 1e-9)), kls, sizes))), 1)
-
-
 # --- Showing ------------------------------------------------------------------------------------------------------
 
 
@@ -312,13 +280,22 @@ def _show_points(console: Console, figures: dict[str, Any], title: str) -> None:
 
 
 def _show_equal_kl(console: Console, rows: Sequence[Point]) -> None:
-    table = Table(title="bytes at equal mean KL", title_justify="left", box=SIMPLE_HEAD, padding=0)
+    table = Table(title="bytes at equal mean KL, and times ours", title_justify="left", box=SIMPLE_HEAD, padding=0)
     for heading in ("setting", "lag", "KL", NAME, *VIDEO_CODECS):
         table.add_column(heading, justify="left" if heading == "setting" else "right", no_wrap=True)
     for row in rows:
-        rivals = ["–" if row[name] is None else f"{row[name]:,.0f}" for name in VIDEO_CODECS]
+        rivals = [_rival_cell(row, name) for name in VIDEO_CODECS]
         table.add_row(row["setting"], str(row["lag"]), f"{row['kl']:.3f}", f"{row['bytes_mean']:,.0f}", *rivals)
     console.print(table)
+    console.print("≤: its cheapest quality is nearer than we are; –: none of its qualities comes so near", style="dim")
+
+
+def _rival_cell(row: Point, name: str) -> str:
+    if row[f"{name}_bound"] == NONE:
+        return "–"
+    if row[f"{name}_bound"] == FEWEST:
+        return f"≤ {row[name]:,.0f}"
+    return f"{row[name]:,.0f} {row[f'{name}_ratio']:.1f}×"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Axes: N frames, S side of the encoder's input, C H W the latent, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -59,6 +59,8 @@ def read_clips(files: Iterable[Path], spec: PreprocessSpec, *, frames: int) -> t
         except InputError as error:
             notes.append(str(error))
             continue
+        if clip.name in {other.name for other in clips}:  # the same name with another suffix
+            clip = replace(clip, name=file.name)
         if len(clip) < FRAMES_MIN:
             notes.append(f"{clip.name} has {len(clip)} frames, expected at least {FRAMES_MIN}: left out")
         else:

@@ -1,11 +1,13 @@
 """Video codecs as rivals, by PyAV, set for low delay: each frame's packet comes out before the next frame goes in.
 
-    x264     libx264     preset veryfast, tune zerolatency
-    x265     libx265     preset fast, tune zerolatency
-    svt-av1  libsvtav1   preset 8, low-delay prediction structure, no look-ahead
+    x264     libx264     preset slow, tune zerolatency
+    x265     libx265     preset medium, tune zerolatency
+    svt-av1  libsvtav1   preset 6, low-delay prediction structure, no look-ahead
 
-All at constant quality (crf), 4:2:0, one thread, one key frame at the start and none after. In these settings they
-reorder nothing, so what a stream costs is the sum of its packets, parameter sets included.
+Presets are those that take about as long as our whole edge: 4.0, 4.9 and 3.7 ms a frame of 224x224 where that takes 4.2
+(one core, medians over three clips). All at constant quality (crf), 4:2:0 (converted with accurate rounding and full
+chroma, which swscale leaves out by default), one thread, one key frame at the start and none after. In these settings
+they reorder nothing, so what a stream costs is the sum of its packets, parameter sets included.
 
 Axes: N frames, S side of the encoder's input.
 """
@@ -22,12 +24,17 @@ from typing import Any
 import av
 import av.error
 import numpy as np
+from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 
 Pixels = NDArray[np.uint8]
 
+_ACCURATE = (
+    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP | Interpolation.FULL_CHR_H_INT
+)
+"""swscale's flags; without them the way there and back alone costs four decibels."""
 KEY_FRAME_EVERY = 10_000
 """Frames: none but the first in any clip here. A stream over a network that loses frames needs more of them."""
 
@@ -68,7 +75,8 @@ class VideoCodec:
         context.options = {"crf": str(self.crf), **self.options}
         packets: list[Any] = []
         for number, square in enumerate(squares_NSS3):
-            frame = av.VideoFrame.from_ndarray(square, format="rgb24").reformat(format="yuv420p")
+            picture = av.VideoFrame.from_ndarray(square, format="rgb24")
+            frame = picture.reformat(format="yuv420p", interpolation=_ACCURATE)
             frame.pts = number
             frame.time_base = context.time_base
             packets += context.encode(frame)
@@ -80,18 +88,18 @@ class VideoCodec:
         context.thread_count = 1
         frames = [frame for packet in packets for frame in context.decode(packet)]
         frames += context.decode(None)
-        return [frame.to_ndarray(format="rgb24") for frame in frames]
+        return [frame.reformat(format="rgb24", interpolation=_ACCURATE).to_ndarray() for frame in frames]
 
 
-_X26 = (18, 22, 26, 30, 34, 38, 42)
+_X26 = (8, 12, 15, 18, 22, 26, 30, 34, 38, 42)
 _KINDS: dict[str, tuple[str, str, tuple[int, ...], dict[str, str]]] = {
-    "x264": ("libx264", "h264", _X26, {"preset": "veryfast", "tune": "zerolatency"}),
+    "x264": ("libx264", "h264", _X26, {"preset": "slow", "tune": "zerolatency"}),
     "x265": (
         "libx265",
         "hevc",
         _X26,
         {
-            "preset": "fast",
+            "preset": "medium",
             "tune": "zerolatency",
             "x265-params": f"log-level=none:pools=none:frame-threads=1:keyint={KEY_FRAME_EVERY}",
         },
@@ -99,8 +107,8 @@ _KINDS: dict[str, tuple[str, str, tuple[int, ...], dict[str, str]]] = {
     "svt-av1": (
         "libsvtav1",
         "libdav1d",
-        (20, 28, 35, 42, 49, 56, 63),
-        {"preset": "8", "svtav1-params": "pred-struct=1:lookahead=0:lp=1"},
+        (8, 14, 20, 28, 35, 42, 49, 56, 63),
+        {"preset": "6", "svtav1-params": "pred-struct=1:lookahead=0:lp=1"},
     ),
 }
 VIDEO_CODECS = tuple(_KINDS)

@@ -89,8 +89,9 @@ def _panel(axes: Any, points: Sequence[Point], *, large: bool) -> None:
         own = [point for point in points if point["codec"] == OURS and point["lag"] == lag]
         best = _line(axes, own, label=label, colour=colour, style=style, width=2.6)
         for point in _apart(best) if large and lag == 1 else ():
+            name = point["setting"].replace(", own sticky, chosen", ", as it streams").replace(", sticky", " θ")
             axes.annotate(
-                point["setting"].replace(", sticky", " θ"), (point["bytes_mean"], max(point["kl"], 1e-3)), color=colour,
+                name, (point["bytes_mean"], max(point["kl"], 1e-3)), color=colour,
                 textcoords="offset points", xytext=(-5, -9), fontsize=8, ha="right",
             )  # fmt: skip
     axes.set_xscale("log")

@@ -14,7 +14,7 @@ from rich.console import Console
 pytest.importorskip("simplejpeg")
 pytest.importorskip("PIL")
 
-from benchmarks import video, video_contexts, video_plot
+from benchmarks import video, video_contexts, video_equal, video_plot
 from benchmarks.video_clips import find_clips, read_clips
 from benchmarks.video_codecs import spread, video_codecs
 from benchmarks.video_ours import Way, send, ways
@@ -23,6 +23,7 @@ from pipeline.codec import Contexts, LatentSpec, quantise
 from pipeline.errors import ConfigError, InputError
 from pipeline.preprocess import PreprocessSpec
 from pipeline.runtime.engines import EngineChoice
+from recordings.samples import sample_path
 from tests.benchmarks.test_rate_accuracy import MosaicEngine
 from tests.bundles import backbone, random_bundle
 
@@ -68,7 +69,7 @@ def test_every_way_gives_every_key_for_each_clip_and_the_mean(figures: dict) -> 
     assert {("frankenstream", name, 0) for name in POINT_NAMES} <= mean
     assert {("frankenstream", f"{name}, sticky 1.25", 1) for name in POINT_NAMES} <= mean
     assert {("frankenstream", f"{name}, own sticky{c}", 1) for name in POINT_NAMES for c in ("", ", chosen")} <= mean
-    assert {("x264", "crf 18", None), ("x264", "crf 42", None), ("jpeg", "q10", None), ("jpeg", "q75", None)} <= mean
+    assert {("x264", "crf 8", None), ("x264", "crf 42", None), ("jpeg", "q10", None), ("jpeg", "q75", None)} <= mean
     assert len(points) == 3 * len(mean)
     assert json.loads(json.dumps(figures)) == figures
 
@@ -152,12 +153,37 @@ def test_qualities_are_spread_evenly() -> None:
     assert spread((1, 2, 3), None) == [1, 2, 3]
 
 
-def test_equal_kl_is_interpolated_within_what_was_measured() -> None:
-    """Logarithmically; outside nothing is claimed."""
-    points = [{"codec": "x264", "bytes_mean": size, "kl": kl} for size, kl in ((100, 0.4), (400, 0.1))]
-    assert video.bytes_at(points, "x264", 0.2) == pytest.approx(200)
-    assert video.bytes_at(points, "x264", 0.5) is None
-    assert video.bytes_at(points, "x265", 0.2) is None
+def test_equal_kl_is_read_off_a_codecs_best_points() -> None:
+    """Logarithmically between them, without what others beat; where the curve ends it is said on which side."""
+    sizes, kls = np.array([100.0, 400.0, 500.0]), np.array([0.4, 0.1, 0.3])
+    assert video_equal.bytes_at(sizes, kls, 0.2) == (pytest.approx(200), "")
+    assert video_equal.bytes_at(sizes, kls, 0.5) == (100, "fewest")
+    assert video_equal.bytes_at(sizes, kls, 0.05) == (400, "none")
+
+
+def test_ratios_have_intervals_over_clips() -> None:
+    """Three clips that agree give a narrow one, one clip none; a rival that was not measured is none."""
+    points = []
+    for clip, scale in (("a", 1.0), ("b", 1.1), ("c", 0.9)):
+        points.append({"clip": clip, "codec": "us", "setting": "low", "lag": 1, "bytes_mean": 100 * scale, "kl": 0.2})
+        for size, kl in ((200, 0.4), (800, 0.1)):
+            rival = {"codec": "x264", "setting": str(size), "lag": None, "bytes_mean": size * scale, "kl": kl}
+            points.append({"clip": clip} | rival)
+    (row,) = video_equal.at_equal_kl(points, ours="us", rivals=["x264", "x265"])
+    assert (row["setting"], row["lag"], row["bytes_mean"], row["kl"]) == ("low", 1, 100, 0.2)
+    assert (row["x264"], row["x264_bound"], row["x264_ratio"]) == (400, "", 4.0)
+    assert row["x264_ratio_ci95"] == [4.0, 4.0]
+    assert (row["x265"], row["x265_bound"]) == (None, "none")
+    one = [point for point in points if point["clip"] == "a"]
+    assert video_equal.at_equal_kl(one, ours="us", rivals=["x264"])[0]["x264_ratio_ci95"] is None
+
+
+def test_clips_of_one_name_stay_apart(tmp_path: Path) -> None:
+    """tour.mp4 and tour.mkv are two clips."""
+    for name in ("tour.mkv", "tour.mp4"):
+        (tmp_path / name).write_bytes(sample_path("tour").read_bytes())
+    clips, _ = read_clips(find_clips([tmp_path]), PreprocessSpec(32), frames=8)
+    assert [clip.name for clip in clips] == ["tour", "tour.mp4"]
 
 
 def test_unknown_things_are_one_line(tmp_path: Path) -> None:
