@@ -281,11 +281,12 @@ def _show_points(console: Console, figures: dict[str, Any], title: str) -> None:
 
 def _show_equal_kl(console: Console, rows: Sequence[Point]) -> None:
     table = Table(title="bytes at equal mean KL, and times ours", title_justify="left", box=SIMPLE_HEAD, padding=0)
-    for heading in ("setting", "lag", "KL", NAME, *VIDEO_CODECS):
+    for heading in ("setting", "lag", "KL", "ours", *VIDEO_CODECS):
         table.add_column(heading, justify="left" if heading == "setting" else "right", no_wrap=True)
     for row in rows:
         rivals = [_rival_cell(row, name) for name in VIDEO_CODECS]
-        table.add_row(row["setting"], str(row["lag"]), f"{row['kl']:.3f}", f"{row['bytes_mean']:,.0f}", *rivals)
+        name = row["setting"].replace(", own sticky, chosen", " as it streams").replace(", own sticky", " sticky")
+        table.add_row(name, str(row["lag"]), f"{row['kl']:.3f}", f"{row['bytes_mean']:,.0f}", *rivals)
     console.print(table)
     console.print("≤: its cheapest quality is nearer than we are; –: none of its qualities comes so near", style="dim")
 
