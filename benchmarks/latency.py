@@ -74,7 +74,9 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     local_s = shrink + median_s(lambda: judge.answer_images(image), options.frames)
     pictures_s = local_s - shrink
     rows = _ours(bundle, encoder, judge, clip)
-    stills, _ = picture_codecs([name for name, _ in STILLS], clip.squares_NSS3.shape[1])
+    stills, left_out = picture_codecs([name for name, _ in STILLS], clip.squares_NSS3.shape[1])
+    for line in left_out:
+        console.print(line, style="dim", markup=False)
     for name, quality in STILLS:
         rows += [
             _still(codec, clip, shrink, pictures_s)

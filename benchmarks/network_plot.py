@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ _COLOURS = {"ours": "tab:blue", "x264": "tab:red", "jpeg": "tab:orange", "webp":
 
 
 def draw(figures: dict[str, Any], file: Path) -> None:
-    """Three rows of bars: frames answered in time, age p95, loss of what is seen; a group for each network."""
+    """Rows of bars: frames answered in time, age p95, wrong answers that are seen, rate; a group for each network. What
+    a stream without answers would show is left out.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -20,8 +23,8 @@ def draw(figures: dict[str, Any], file: Path) -> None:
     streams = list(dict.fromkeys(row["stream"] for row in rows))
     panels = (
         ("in_time", "frames answered in time, %", 100.0),
-        ("age_p95_ms", "age of the newest result, p95, ms", 1_000.0),
-        ("seen_points", "loss of what is seen now, points", None),
+        ("age_p95_ms", "age of the newest result, p95, ms", None),
+        ("seen_points", "what is seen now is not the backbone's, %", None),
         ("kbps", "sent, kbit/s", None),
     )
     figure, axes = pyplot.subplots(len(panels), 1, figsize=(max(8, 1.3 * len(networks) + 3), 11), sharex=True)
@@ -29,7 +32,7 @@ def draw(figures: dict[str, Any], file: Path) -> None:
     for axis, (key, label, top) in zip(axes, panels, strict=True):
         for place, stream in enumerate(streams):
             values = {row["network"]: row[key] for row in rows if row["stream"] == stream}
-            heights = [values.get(network) or 0.0 for network in networks]
+            heights = [math.nan if values.get(network) is None else values[network] for network in networks]
             kind, _, setting = stream.partition(", ")
             steered = setting == "rate control"
             axis.bar(

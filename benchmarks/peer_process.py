@@ -6,6 +6,8 @@ import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
+from pipeline.errors import EngineError
+
 
 class PeerProcess:
     """`target(pipe, *arguments)` in another process, for as long as the `with` block lasts. It sends its URL first."""
@@ -15,7 +17,11 @@ class PeerProcess:
         here, there = context.Pipe()
         self._process = context.Process(target=target, args=(there, *arguments), daemon=True)
         self._process.start()
-        self.url: str = here.recv()
+        there.close()  # so that the end of the process is the end of the pipe
+        try:
+            self.url: str = here.recv()
+        except EOFError:
+            raise EngineError(f"{target.__name__} ended before it was there: see its own lines above") from None
         self._pipe = here
 
     def ask(self) -> Any:

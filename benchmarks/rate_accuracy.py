@@ -81,8 +81,6 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """All figures, ready for JSON. Raises FrankenError before anything long has begun, where it can."""
     if options.plot:
         check_plotting(options.plot)
-    for file in filter(None, (options.json, options.plot)):
-        file.parent.mkdir(parents=True, exist_ok=True)
     bundle = Bundle.open(options.bundle)
     spec = preprocess_spec(bundle.edge_spec).evaluation()
     names = [name for name in options.codecs.split(",") if name]

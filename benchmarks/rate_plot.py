@@ -95,6 +95,8 @@ def make_figure(figures: dict[str, Any], axis: str = AXES[0]) -> Any:
     key = "kl" if any(point["loss_points"] is None for point in figures["points"]) else axis
     lines = _lines(figures["points"])
     ours = figures.get("ours", [OURS])
+    if len(lines) > len(COLOURS):
+        raise ConfigError(f"{len(lines)} lines, a plot takes {len(COLOURS)}: leave some --codecs or figures out")
     for (codec, points), colour, marker in zip(lines.items(), COLOURS, MARKERS, strict=False):
         (_our_line if codec in ours else _line)(axes, points, key, colour=colour, marker=marker)
     _axes(axes, figures, key, ours)

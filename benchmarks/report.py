@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.errors import FrankenError
+from pipeline.errors import ConfigError, FrankenError
 
 Figures = dict[str, Any]
 
@@ -27,6 +27,9 @@ def report(
     """Measure, print, write `written(figures)` to the file of `--json`, draw into that of `--plot`: the exit code."""
     console = Console()
     try:
+        for file in (options.json, getattr(options, "plot", None)):
+            if file is not None and not file.parent.is_dir():
+                raise ConfigError(f"there is no folder {file.parent} for {file.name}: make it first")
         figures = run(options, console)
     except FrankenError as error:
         print(error, file=sys.stderr)
