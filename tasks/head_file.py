@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from pipeline import limits
@@ -40,7 +41,7 @@ KINDS = ("linear", "mlp", "nearest", "map")
 class HeadFile(HeadEntry, frozen=True, kw_only=True):
     """A head entry with its own labels and where it comes from."""
 
-    names: list[str] = []
+    names: list[Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]] = []
     """One label for each class, in order of index; empty: those of the catalogue's label set `labels`."""
     codec_id: str = ""
     """Codec that its features came through; empty: not checked."""
@@ -70,7 +71,7 @@ class HeadFiles(NamedTuple):
 
     def with_version(self, version: int) -> HeadFiles:
         """The same head under another version number."""
-        entry = parse_toml(self.toml, HeadFile, path="head")
+        entry = _parse(self.toml)
         return HeadFiles(to_toml(msgspec.structs.replace(entry, version=version)), self.arrays)
 
     def digest(self) -> str:
@@ -93,7 +94,7 @@ def pack_head(entry: HeadFile, arrays: Arrays, gate: UnknownGate | None = None) 
 
 def read_head_entry(toml: bytes) -> HeadFile:
     """The TOML alone. Raises BundleError."""
-    entry = parse_toml(toml, HeadFile, path="head")
+    entry = _parse(toml)
     if entry.kind not in KINDS:
         raise BundleError(f"head {entry.task} is of kind {entry.kind!r}, this version knows {', '.join(KINDS)}")
     if entry.classes > limits.TASK_CLASSES_MAX:
@@ -146,6 +147,10 @@ def check_made_for(entry: HeadFile, bundle: Bundle) -> None:
 def synthesis_sha256(bundle: Bundle, backbone: Backbone) -> str:
     """Hash of the decoder of `backbone`, for HeadFile."""
     return hashlib.sha256(bundle.read(backbone.synthesis_path)).hexdigest()
+
+
+def _parse(toml: bytes) -> HeadFile:
+    return parse_toml(toml, HeadFile, path="head", remedy="make the head again")
 
 
 def _labels(entry: HeadFile) -> tuple[str, ...]:

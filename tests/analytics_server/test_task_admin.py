@@ -207,6 +207,23 @@ def test_what_is_refused_leaves_what_serves(server: Server, name: str, files: He
     assert [row["version"] for row in client.tasks()["tasks"] if row["name"] == "birds"] == [1]
 
 
+def test_a_title_that_edges_cannot_read_reaches_none(server: Server, null_bundle: Bundle, heads_dir: Path) -> None:
+    """It is refused, by PUT and POST and from the home folder; who streams goes on."""
+    long = head(title="t" * 129)
+    with StreamingEdge(server.urls[0], null_bundle) as edge:
+        edge.stream(1)
+        with pytest.raises(BundleError, match="of length <= 128"):
+            TaskClient(server.http_url).put("birds", [long])
+        with pytest.raises(BundleError, match="of length <= 128"):
+            server.admin.add_head(*long)
+        edge.stream(1)
+    (heads_dir / "birds" / "1").mkdir(parents=True)
+    for name, data in {"1/null.toml": long.toml, "1/null.safetensors": long.arrays, "current": b"1\n"}.items():
+        (heads_dir / "birds" / name).write_bytes(data)
+    with serve(null_bundle, heads_dir) as restarted:
+        assert "of length <= 128" in restarted.admin.refused_heads()["birds@null"]
+
+
 def test_a_head_on_a_feature_map_of_another_size_is_refused(server: Server) -> None:
     """It is run on a map of the backbone's own size before it serves."""
 

@@ -157,6 +157,8 @@ def test_half_precision_only_where_it_holds() -> None:
         ({"kind": "mlp"}, "does not read: 'inner'"),
         ({"classes": 20_000}, "20000 classes, limit 10000"),
         ({"unknown_threshold": 0.5}, "does not read: 'unknown_centre'"),
+        ({"title": "t" * 129}, r"of length <= 128 - at `\$\.title`"),
+        ({"names": ["a", "b" * 129]}, r"of length <= 128 - at `\$\.names\[1\]`: make the head again"),
     ],
 )
 def test_files_that_do_not_read(change: dict[str, Any], line: str) -> None:
