@@ -126,14 +126,22 @@ class HeadStore:
             shutil.rmtree(self.place(name) / str(old), ignore_errors=True)
         return number
 
-    def roll_back(self, name: str, version: int = 0) -> int:
-        """Make `version` the current one; 0: the one before, or the newest of a removed task. Raises ConfigError."""
+    def earlier(self, name: str, version: int = 0) -> int:
+        """The version that `roll_back` takes: `version`; 0: the one before, or the newest of a removed task.
+
+        Raises ConfigError if it is not there.
+        """
         known, now = self.versions(name), self.current(name)
         before = [number for number in known if number < now] if now else known
         chosen = version or (before[-1] if before else 0)
         if chosen not in known:
             raise ConfigError(self._lacks(name, version) if version or not known else
                               f"task {name} has no version before {now}: there is nothing to roll back to")  # fmt: skip
+        return chosen
+
+    def roll_back(self, name: str, version: int = 0) -> int:
+        """Make `earlier(name, version)` the current one and return it. Raises ConfigError."""
+        chosen = self.earlier(name, version)
         self._make_current(name, chosen)
         return chosen
 

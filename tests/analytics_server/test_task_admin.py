@@ -173,6 +173,35 @@ def test_heads_survive_a_restart(null_bundle: Bundle, heads_dir: Path) -> None:
         assert "was trained for another bundle" in table["refused"]["old@null"]
 
 
+@pytest.mark.parametrize(
+    ("old", "line"),
+    [
+        (head(codec_id="0" * 64), "was trained for another bundle: its codec is 000000000000"),
+        (head(on="resnet50"), "for backbone 'resnet50', this bundle has null"),
+        (HeadFiles(head().toml, b"junk"), "does not read"),
+        (head(name="fish"), "the head is for task 'fish', the address says 'birds'"),
+        (pack_head(HeadFile(task="birds", backbone="null", classes=2, labels="birds", names=["a", "b"]),
+                   {"weight": np.full((2, WIDTH), np.nan, np.float32), "bias": np.zeros(2, np.float32)}),
+         "weights that are not finite"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_version_that_cannot_serve_is_not_rolled_back_to(
+    server: Server, heads_dir: Path, old: HeadFiles, line: str, removed: bool
+) -> None:
+    """What served goes on, on the disk too; a task that was removed stays so."""
+    store, client = HeadStore(heads_dir), TaskClient(server.http_url)
+    store.save("birds", [old])
+    client.put("birds", [head(1)])
+    if removed:
+        client.remove("birds")
+    with pytest.raises(BundleError, match=line):
+        client.roll_back("birds", 1)
+    assert store.current("birds") == (0 if removed else 2)
+    served = [row["version"] for row in client.tasks()["tasks"] if row["name"] == "birds"]
+    assert served == ([] if removed else [2])
+
+
 def test_a_version_is_whole(server: Server) -> None:
     """A version without a backbone that the one before had takes that head away."""
     client = TaskClient(server.http_url)
