@@ -24,7 +24,7 @@ from pathlib import Path
 
 from pipeline import limits
 from pipeline.bundle import home_folder
-from pipeline.errors import BundleError, ConfigError
+from pipeline.errors import BundleError, ConfigError, FrankenError
 from tasks.head_file import HeadFiles, read_head_entry
 
 CURRENT = "current"
@@ -104,13 +104,17 @@ class HeadStore:
         """Write a version and make it the current one; returns its number.
 
         The very heads of a version that is here become current again under their old number. Otherwise the number is
-        `version` where that is above all others, else the next one. Raises ConfigError if it cannot be written: then
-        everything is as before.
+        `version` where that is above all others, else the next one. Raises ConfigError if it cannot be written or its
+        number leaves no room for later ones: then everything is as before.
         """
+        if version > limits.TASK_VERSION_MAX:
+            raise ConfigError(
+                f"task {name} has version {version}, limit {limits.TASK_VERSION_MAX}: take a lower number"
+            )
         known = self.versions(name)
         digest = _digest(heads)
         for number in reversed(known):
-            if _digest(self.load(name, number)) == digest:
+            if self._digest_of(name, number) == digest:
                 self._make_current(name, number)
                 return number
         number = max(version, known[-1] + 1 if known else 1)
@@ -176,6 +180,13 @@ class HeadStore:
             file.flush()
             yield
             file.truncate(0)
+
+    def _digest_of(self, name: str, version: int) -> tuple[str, ...] | None:
+        """Of a version that is kept; None if it does not read, which must not keep the next one out."""
+        try:
+            return _digest(self.load(name, version))
+        except FrankenError:
+            return None
 
     def _write(self, name: str, number: int, heads: Sequence[HeadFiles]) -> None:
         place = self.place(name)

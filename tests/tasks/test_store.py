@@ -66,6 +66,27 @@ def test_old_versions_go(store: HeadStore) -> None:
     assert store.versions("birds") == list(range(4, limits.TASK_VERSIONS_KEPT + 4))
 
 
+@pytest.mark.parametrize("damaged", ["null.toml", "null.safetensors"])
+def test_a_damaged_version_keeps_no_new_one_out(store: HeadStore, damaged: str) -> None:
+    """Adding again is what its error line advises."""
+    store.save("birds", [head(1)])
+    store.save("birds", [head(2)])
+    path = store.place("birds") / "1" / damaged
+    path.unlink()
+    if path.suffix == ".toml":
+        path.write_bytes(b"\xff")
+    assert [store.save("birds", [head(3)]), store.save("birds", [head(1)]), store.save("birds", [head(2)])] == [3, 4, 2]
+
+
+def test_a_number_that_leaves_no_room_is_refused(store: HeadStore) -> None:
+    with pytest.raises(ConfigError, match="task birds has version 2147483647, limit 1000000000: take a lower number"):
+        store.save("birds", [head()], version=2**31 - 1)
+    assert store.versions("birds") == []
+    assert store.save("birds", [head(1)], version=limits.TASK_VERSION_MAX) == limits.TASK_VERSION_MAX
+    assert store.save("birds", [head(2)]) == limits.TASK_VERSION_MAX + 1
+    assert read_head_entry(store.load("birds")[0].toml).version == limits.TASK_VERSION_MAX + 1
+
+
 def test_a_full_disk_leaves_the_version_before(store: HeadStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.save("birds", [head(1)])
 
