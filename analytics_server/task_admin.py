@@ -93,8 +93,9 @@ class TaskAdmin:
         return [own_task(self._store, name) for name in self._store.all_names()] if self._store else []
 
     def add(self, toml: bytes, arrays: bytes) -> dict[str, Any]:
-        """One more head for as long as the server runs. Raises BundleError."""
+        """One more head for as long as the server runs. Raises FrankenError."""
         entry = read_head_entry(toml)
+        self.free_name(entry.task)
         if entry.codec_id:
             check_made_for(entry, self._bundle)
         head = self._read(HeadFiles(toml, arrays))

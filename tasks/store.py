@@ -58,16 +58,11 @@ class HeadStore:
 
     def names(self) -> list[str]:
         """Tasks that have a current version."""
-        with contextlib.suppress(OSError):
-            return sorted(path.name for path in self.folder.iterdir() if (path / CURRENT).is_file())
-        return []
+        return [name for name in self._folders() if (self.folder / name / CURRENT).is_file()]
 
     def all_names(self) -> list[str]:
         """Tasks that have versions, those that are removed included."""
-        with contextlib.suppress(OSError):
-            names = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
-            return [name for name in names if self.versions(name)]
-        return []
+        return [name for name in self._folders() if self.versions(name)]
 
     def place(self, name: str) -> Path:
         """The folder of a task, there or not."""
@@ -180,6 +175,16 @@ class HeadStore:
             file.flush()
             yield
             file.truncate(0)
+
+    def _folders(self) -> list[str]:
+        """Names here that a task can have; others are not ours: @eaDir of a network drive, locks."""
+        names = []
+        with contextlib.suppress(OSError):
+            for path in sorted(self.folder.iterdir()):
+                with contextlib.suppress(ConfigError):
+                    task_name(path.name)
+                    names.append(path.name)
+        return names
 
     def _digest_of(self, name: str, version: int) -> tuple[str, ...] | None:
         """Of a version that is kept; None if it does not read, which must not keep the next one out."""

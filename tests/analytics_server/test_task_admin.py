@@ -253,6 +253,24 @@ def test_a_title_that_edges_cannot_read_reaches_none(server: Server, null_bundle
         assert "of length <= 128" in restarted.admin.refused_heads()["birds@null"]
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("imagenet1k", "task imagenet1k comes with the bundle or a package"),
+        ("food101", "task food101 comes with the bundle or a package"),
+        ("a@b", "task name 'a@b' has '@' in it"),
+    ],
+)
+def test_a_head_for_a_while_needs_a_name_of_its_own_too(server: Server, name: str, line: str) -> None:
+    before = server.admin.task_table()
+    with pytest.raises(ConfigError, match=line):
+        server.admin.add_head(*head(name=name))
+    assert server.admin.task_table() == before
+    assert server.admin.add_head(*head())["name"] == "birds"
+    server.admin.remove_head("birds")
+    assert server.admin.task_table() == before
+
+
 def test_a_head_on_a_feature_map_of_another_size_is_refused(server: Server) -> None:
     """It is run on a map of the backbone's own size before it serves."""
 

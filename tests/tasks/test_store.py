@@ -137,6 +137,15 @@ def test_names_that_no_folder_or_list_can_carry(name: str) -> None:
         task_name(name)
 
 
+def test_folders_that_are_no_task_are_left_alone(store: HeadStore) -> None:
+    """What network drives put between them."""
+    store.save("birds", [head()])
+    for stranger in ("@eaDir", "a,b", ".hidden"):
+        (store.folder / stranger / "1").mkdir(parents=True)
+        (store.folder / stranger / "current").write_text("1\n")
+    assert (store.names(), store.all_names()) == (["birds"], ["birds"])
+
+
 def test_decomposed_names_are_the_same(store: HeadStore) -> None:
     """As some systems write them in folders."""
     assert task_name("Vo\u0308gel") == "Vögel"
