@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from pipeline import limits
 from pipeline.bundle import Backbone, Bundle
-from pipeline.bundle.manifest import HeadEntry, parse_toml
+from pipeline.bundle.manifest import Figure, HeadEntry, parse_toml
 from pipeline.bundle.tensors import head_arrays
 from pipeline.bundle.writing import to_toml
 from pipeline.errors import BundleError, ConfigError
@@ -57,7 +57,7 @@ class HeadFile(HeadEntry, frozen=True, kw_only=True):
     unknown_threshold: float | None = None
     """Distance beyond which the answer is `unknown`; None: it never is."""
     unknown_softness: float = 1.0
-    settings: dict[str, float] = {}
+    settings: dict[str, Figure] = {}
     """Numbers of other kinds, e.g. `k` of nearest."""
     figures: dict[str, Any] = {}
     """What was measured when it was trained, for people."""

@@ -189,6 +189,8 @@ def test_half_precision_only_where_it_holds() -> None:
         ({"unknown_threshold": 0.5}, "does not read: 'unknown_centre'"),
         ({"title": "t" * 129}, r"of length <= 128 - at `\$\.title`"),
         ({"names": ["a", "b" * 129]}, r"of length <= 128 - at `\$\.names\[1\]`: make the head again"),
+        ({"kind": "nearest", "settings": {"k": np.inf}}, r"<= 1000000000000.0 - at `\$\.settings\[\.\.\.\]`"),
+        ({"kind": "nearest", "settings": {"k": np.nan}}, r"at `\$\.settings\[\.\.\.\]`"),
     ],
 )
 def test_files_that_do_not_read(change: dict[str, Any], line: str) -> None:
