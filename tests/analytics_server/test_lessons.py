@@ -165,7 +165,10 @@ def test_what_cannot_end_well_is_refused_at_once(desk: Callable[..., Desk]) -> N
         ({"bytes": limits.LESSON_BYTES_MAX + 1}, 413, "limit 2,147"),
         ({"kind": "magic"}, 422, "linear, mlp"),
         ({"backbones": ["other"]}, 422, "not served"),
-        ({"pictures": "many"}, 400, "no JSON object"),
+        ({"pictures": "3"}, 400, "the body's pictures is '3': Expected `int`, got `str`"),
+        ({"unknown": "false"}, 400, "the body's unknown is 'false': Expected `bool`, got `str`"),
+        ({"backbones": "null"}, 400, "Expected `array`, got `str`"),
+        ({"title": 7}, 400, "Expected `str`, got `int`"),
         ({"more": 1}, 400, "'more'"),
     ):
         answer = one.begin(**fields)

@@ -449,6 +449,16 @@ def test_an_edge_gets_other_tasks(server: Server, null_bundle: Bundle) -> None:
             client.choose("porch", ["cars"], 1)
 
 
+@pytest.mark.parametrize("body", [{"tasks": "food101"}, {"tasks": [7]}, {"tasks": ["food101"], "top_k": "2"}])
+def test_a_choice_of_other_types_is_refused(server: Server, body: dict[str, Any]) -> None:
+    """A name is no list of letters."""
+    url = f"{server.http_url}/api/v1/sessions/porch/tasks"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=10)
+    assert refused.value.code == 400
+    assert ": Expected `" in json.loads(refused.value.read())["error"]
+
+
 def test_a_reconnect_keeps_what_was_chosen(server: Server, null_bundle: Bundle) -> None:
     """Tasks that were chosen here stay; one that went meanwhile is an error in the results, not the end."""
     client = TaskClient(server.http_url)
