@@ -242,7 +242,7 @@ def own_task(store: HeadStore, name: str) -> dict[str, Any]:
     current, versions = store.current(name), store.versions(name)
     row: dict[str, Any] = {"name": name, "current": current, "versions": versions, "heads": [], "error": ""}
     try:
-        entries = [read_head_entry(one.toml) for one in store.load(name, current or versions[-1])]
+        entries = store.entries(name, current or versions[-1])
     except FrankenError as error:
         return {**row, "error": str(error)}
     heads = [

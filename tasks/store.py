@@ -25,7 +25,7 @@ from pathlib import Path
 from pipeline import limits
 from pipeline.bundle import home_folder
 from pipeline.errors import BundleError, ConfigError, FrankenError
-from tasks.head_file import HeadFiles, read_head_entry
+from tasks.head_file import HeadFile, HeadFiles, read_head_entry
 
 CURRENT = "current"
 _FORBIDDEN = set('/\\@,:*?"<>|')
@@ -83,17 +83,13 @@ class HeadStore:
 
     def load(self, name: str, version: int = 0) -> list[HeadFiles]:
         """The files of a version, one pair a backbone; 0: of the current one. Raises ConfigError, BundleError."""
-        chosen = version or self.current(name)
-        if chosen not in self.versions(name):
-            raise ConfigError(self._lacks(name, version))
-        folder = self.place(name) / str(chosen)
-        try:
-            return [
-                HeadFiles(path.read_bytes(), path.with_suffix(".safetensors").read_bytes())
-                for path in sorted(folder.glob("*.toml"))
-            ]
-        except OSError as error:
-            raise BundleError(f"{error.filename} cannot be read: {error.strerror}: roll back or add it again") from None
+        with _readable():
+            return [HeadFiles(toml.read_bytes(), arrays.read_bytes()) for toml, arrays in self._pairs(name, version)]
+
+    def entries(self, name: str, version: int = 0) -> list[HeadFile]:
+        """What `load` gives, without reading the arrays. Raises ConfigError, BundleError."""
+        with _readable():
+            return [read_head_entry(toml.read_bytes()) for toml, arrays in self._pairs(name, version) if arrays.stat()]
 
     def save(self, name: str, heads: Sequence[HeadFiles], *, version: int = 0) -> int:
         """Write a version and make it the current one; returns its number.
@@ -176,6 +172,13 @@ class HeadStore:
             yield
             file.truncate(0)
 
+    def _pairs(self, name: str, version: int) -> list[tuple[Path, Path]]:
+        chosen = version or self.current(name)
+        if chosen not in self.versions(name):
+            raise ConfigError(self._lacks(name, version))
+        tomls = sorted((self.place(name) / str(chosen)).glob("*.toml"))
+        return [(toml, toml.with_suffix(".safetensors")) for toml in tomls]
+
     def _folders(self) -> list[str]:
         """Names here that a task can have; others are not ours: @eaDir of a network drive, locks."""
         names = []
@@ -222,6 +225,14 @@ class HeadStore:
             missing = f"has no version {version}" if version else "is removed"
             return f"task {name} {missing}: there are versions {numbers}; `frankenstream tasks rollback` takes one back"
         return f"there is no task {name!r} of yours: you have {', '.join(self.names()) or 'none'}"
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(f"{error.filename} cannot be read: {error.strerror}: roll back or add it again") from None
 
 
 def _digest(heads: Sequence[HeadFiles]) -> tuple[str, ...]:

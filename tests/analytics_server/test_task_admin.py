@@ -28,6 +28,7 @@ from tasks import Task, load_catalogue
 from tasks.head_file import HeadFile, HeadFiles, pack_head, synthesis_sha256
 from tasks.store import HeadStore
 from tests.streaming import PATIENCE_S, StreamingEdge
+from tests.tasks.test_store import only_toml
 
 WIDTH = 8
 
@@ -200,6 +201,14 @@ def test_a_version_that_cannot_serve_is_not_rolled_back_to(
     assert store.current("birds") == (0 if removed else 2)
     served = [row["version"] for row in client.tasks()["tasks"] if row["name"] == "birds"]
     assert served == ([] if removed else [2])
+
+
+def test_users_tasks_are_listed_without_reading_their_arrays(heads_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = HeadStore(heads_dir)
+    store.save("birds", [head(accuracy_codec=90.0)])
+    monkeypatch.setattr(Path, "read_bytes", only_toml)
+    row = task_admin.own_task(store, "birds")
+    assert (row["heads"][0]["accuracy"], row["error"]) == (90.0, "")
 
 
 def test_a_version_is_whole(server: Server) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def head(value: float = 1.0, *, name: str = "birds", on: str = "null", **fields:
     return pack_head(entry, {"weight": np.full((2, WIDTH), value, np.float32), "bias": np.zeros(2, np.float32)})
 
 
+def only_toml(path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
+    """In the place of Path.read_bytes: arrays are not read."""
+    assert path.suffix == ".toml"
+    return read(path)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> HeadStore:
     return HeadStore(tmp_path / "heads")
@@ -45,6 +52,18 @@ def test_versions_come_and_are_rolled_back(store: HeadStore) -> None:
         store.roll_back("birds")
     with pytest.raises(ConfigError, match="has no version 9: there are versions 1, 2"):
         store.roll_back("birds", 9)
+
+
+def test_what_heads_are_is_told_without_their_arrays(store: HeadStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of tasks need not read 64 MB a head; one whose arrays are gone is told all the same."""
+    store.save("birds", [head(), head(on="null2")])
+    store.save("birds", [head(2, accuracy_codec=90.0)])
+    monkeypatch.setattr(Path, "read_bytes", only_toml)
+    assert [(entry.backbone, entry.accuracy_codec) for entry in store.entries("birds")] == [("null", 90.0)]
+    assert [entry.backbone for entry in store.entries("birds", 1)] == ["null", "null2"]
+    (store.place("birds") / "2" / "null.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"null\.safetensors cannot be read: No such file .*: roll back or add"):
+        store.entries("birds")
 
 
 def test_a_removed_task_comes_back(store: HeadStore) -> None:
