@@ -94,19 +94,19 @@ class FewShot:
         return {"task": task, "label": label, "views": views, "labels": {**counts, label: counts.get(label, 0) + views}}
 
     def forget(self, name: str, label: str) -> dict[str, Any]:
-        """Remove what was captured of a label, "": of all. What was learnt stays until it is taught again, or removed.
+        """Remove what was captured of a label, "": of all, through any bundle.
 
-        Raises FrankenError.
+        What was learnt stays until it is taught again, or removed. Raises FrankenError.
         """
         task, store = self._free_name(name), self._kept()
+        label = label_text(label) if label else ""
         with store.lock(task):
             examples, origin = examples_of(store.place(task)), self._origin()[1]
-            before = examples.counts(origin)
-            gone = sum(examples.forget(one) for one in ([label] if label else list(before)))
-            if not gone:
-                there = ", ".join(before) or "nothing"
-                raise ConfigError(f"task {task} has no captures of {label!r}: there is {there}")
+            gone = examples.forget(label) if label else examples.forget_all()
             counts = examples.counts(origin)
+            if not gone:
+                there = ", ".join(counts) or "nothing"
+                raise ConfigError(f"task {task} has no captures{f' of {label!r}' if label else ''}: there is {there}")
         log.info("examples forgotten", task=task, label=label, captures=gone)
         return {"task": task, "labels": counts}
 

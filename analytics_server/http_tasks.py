@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+import msgspec
 from aiohttp import BodyPartReader, web
 
 from analytics_server.refusal import RequestRefused
@@ -107,8 +108,8 @@ class TaskRoutes:
         return web.Response(body=data, content_type="application/octet-stream")
 
     async def _choose(self, request: web.Request) -> web.StreamResponse:
-        wish = await read_json(request, {"tasks": list, "top_k": int})
-        tasks, top_k = [str(name) for name in wish.get("tasks", [])], wish.get("top_k", 1)
+        wish = await read_json(request, {"tasks": list[str], "top_k": int})
+        tasks, top_k = wish.get("tasks", []), wish.get("top_k", 1)
         if not 1 <= top_k <= limits.TOP_K_MAX:
             raise bad_request(f"top_k is {top_k}, expected 1 to {limits.TOP_K_MAX}")
         session = request.match_info["session"]
@@ -161,19 +162,27 @@ async def _read_part(part: BodyPartReader, bytes_max: int) -> bytes:
 
 
 async def read_json(request: web.Request, fields: dict[str, Any]) -> dict[str, Any]:
-    """A JSON object of the known `fields`. Raises 400."""
+    """A JSON object of the known `fields`, name → type; a value of another type is refused, not bent. Raises 400."""
     if not request.can_read_body:
         return {}
     if (request.content_length or 0) > _JSON_BYTES_MAX:
         raise bad_request(f"the body is {request.content_length} bytes, limit {_JSON_BYTES_MAX}", status=413)
+    shown = ", ".join(fields)
     try:
         wish = await request.json()
         unknown = sorted(set(wish) - set(fields))
         if unknown:
-            raise bad_request(f"the body has {unknown[0]!r}, expected {', '.join(fields)}")
-        return {name: fields[name](value) for name, value in wish.items()}
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError, AttributeError, OverflowError):
-        raise bad_request(f"the body is no JSON object of {', '.join(fields)}") from None
+            raise bad_request(f"the body has {unknown[0]!r}, expected {shown}")
+        return {name: _typed(name, value, fields[name]) for name, value in wish.items()}
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError, AttributeError):
+        raise bad_request(f"the body is no JSON object of {shown}") from None
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise bad_request(f"the body's {name} is {repr(value)[:80]}: {error}") from None
 
 
 def refused(error: FrankenError, *, status: int = 422) -> web.Response:

@@ -28,7 +28,7 @@ from tasks.learning import Wish
 PICTURES_AT_A_TIME = 6
 _SWEEP_S = 30.0
 _FIELDS = {
-    "task": str, "pictures": int, "bytes": int, "title": str, "kind": str, "unknown": bool, "backbones": list,
+    "task": str, "pictures": int, "bytes": int, "title": str, "kind": str, "unknown": bool, "backbones": list[str],
     "source": str,
 }  # fmt: skip
 
@@ -94,8 +94,8 @@ class LessonRoutes:
         def begin() -> dict[str, Any]:
             task = self._server.lesson_task(wish["task"])
             return self._server.lessons.begin(
-                task, self._server.lesson_backbones([str(name) for name in wish.get("backbones", [])]),
-                pictures=wish["pictures"], size=wish["bytes"], source=str(wish.get("source", ""))[:100],
+                task, self._server.lesson_backbones(wish.get("backbones", [])),
+                pictures=wish["pictures"], size=wish["bytes"], source=wish.get("source", "")[:100],
                 wish=Wish(
                     kind=wish.get("kind", "linear"), unknown=wish.get("unknown", True),
                     title=wish.get("title", "")[: limits.NAME_CHARS_MAX],

@@ -66,12 +66,22 @@ class Lesson:
         self.step = Step("pictures", 0, pictures)
         self.touched_at = now
         self.process: subprocess.Popen[bytes] | None = None
+        self.swapping = False
+        """Its heads are about to serve: too late to cancel."""
         self.error = ""
         self.answer: dict[str, Any] = {}
 
     @property
     def over(self) -> bool:
         return self.state not in ("uploading", "learning")
+
+    def check_room(self, relative: str, size: int) -> None:
+        """Raise RequestRefused if a picture of `size` bytes is more than was announced."""
+        others = sum(self.received.values()) - self.received.get(relative, 0)
+        if len(self.received) >= self.expected and relative not in self.received:
+            raise RequestRefused(f"{relative}: {self.expected} pictures were announced, this is one more", 413)
+        if others + size > self.expected_bytes:
+            raise RequestRefused(f"{relative}: {self.expected_bytes:,} bytes were announced, this is more", 413)
 
     def row(self) -> dict[str, Any]:
         """For whoever watches."""
@@ -154,23 +164,28 @@ class Lessons:
         with self._lock:
             lesson = self._uploading(lesson_id)
             lesson.touched_at = self._clock()
-            others = sum(lesson.received.values()) - lesson.received.get(relative, 0)
-            if len(lesson.received) >= lesson.expected and relative not in lesson.received:
-                raise RequestRefused(f"{relative}: {lesson.expected} pictures were announced, this is one more", 413)
-            if others + len(data) > lesson.expected_bytes:
-                raise RequestRefused(f"{relative}: {lesson.expected_bytes:,} bytes were announced, this is more", 413)
-            lesson.received[relative] = len(data)
-            target = lesson.place / "pictures" / relative
+            lesson.check_room(relative, len(data))
+        # Written beside the others and moved to them whole, so that nobody learns from half a picture.
+        draft, target = lesson.place / f"coming-{secrets.token_hex(8)}", lesson.place / "pictures" / relative
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
+            draft.write_bytes(data)
+            with self._lock:
+                self._uploading(lesson_id)
+                lesson.check_room(relative, len(data))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                draft.replace(target)
+                lesson.received[relative] = len(data)
+                return {"received": len(lesson.received), "expected": lesson.expected}
         except OSError as error:
+            with self._lock:
+                self._uploading(lesson_id)  # whoever ended it meanwhile removed the place too
             line = _disk_line(error)
             self._end(lesson, "failed", line)
             raise RequestRefused(line, 507) from None
-        if lesson.over:  # cancelled meanwhile: it may have been written after all others were removed
-            shutil.rmtree(lesson.place, ignore_errors=True)
-        return {"received": len(lesson.received), "expected": lesson.expected}
+        finally:
+            draft.unlink(missing_ok=True)
+            if lesson.over:  # it may have been written after all others were removed
+                shutil.rmtree(lesson.place, ignore_errors=True)
 
     def start(self, lesson_id: str) -> dict[str, Any]:
         """All pictures that will come are there: learn from them. Raises RequestRefused."""
@@ -187,6 +202,9 @@ class Lessons:
         """Give it up; its pictures are removed. One that is over stays as it ended. Raises RequestRefused."""
         with self._lock:
             lesson = self._known(lesson_id)
+            if lesson.swapping and not lesson.over:
+                task = lesson.order.task
+                raise RequestRefused(f"task {task} is learnt and being put in place: remove or roll it back then", 409)
         self._end(lesson, "cancelled", "")
         return lesson.row()
 
@@ -204,7 +222,8 @@ class Lessons:
         with self._lock:
             self._closed = True
             lesson, thread = self._lesson, self._thread
-        if lesson is not None:
+            swapping = lesson is not None and lesson.swapping
+        if lesson is not None and not swapping:
             self._end(lesson, "cancelled", "the server stopped")
         if thread is not None:
             thread.join(END_S)
@@ -254,6 +273,10 @@ class Lessons:
             said = self._run(lesson)
             if isinstance(said, Done):
                 heads = read_heads(Path(lesson.order.out))
+                with self._lock:
+                    if lesson.over:
+                        return
+                    lesson.swapping = True
                 answer = self._put(lesson.order.task, heads)
                 self._end(lesson, "done", "", {**msgspec.to_builtins(said), "version": answer["version"],
                                                "kept": answer["kept"]})  # fmt: skip

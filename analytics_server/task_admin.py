@@ -93,8 +93,9 @@ class TaskAdmin:
         return [own_task(self._store, name) for name in self._store.all_names()] if self._store else []
 
     def add(self, toml: bytes, arrays: bytes) -> dict[str, Any]:
-        """One more head for as long as the server runs. Raises BundleError."""
+        """One more head for as long as the server runs. Raises FrankenError."""
         entry = read_head_entry(toml)
+        self.free_name(entry.task)
         if entry.codec_id:
             check_made_for(entry, self._bundle)
         head = self._read(HeadFiles(toml, arrays))
@@ -114,13 +115,8 @@ class TaskAdmin:
         task = self.free_name(name)
         if not 1 <= len(files) <= limits.HEADS_PER_TASK_MAX:
             raise BundleError(f"{len(files)} heads were sent, expected 1 to {limits.HEADS_PER_TASK_MAX}")
-        for entry in (read_head_entry(one.toml) for one in files):
-            if entry.task != task:
-                raise BundleError(f"the head is for task {entry.task!r}, the address says {task!r}: send it there")
-            check_made_for(entry, self._bundle)
         with self._lock:
-            for head in self._served(files):
-                self._try_out(head)
+            self._check(task, files)
             asked = max(read_head_entry(one.toml).version for one in files)
             version = self._store.save(task, files, version=asked) if self._store else asked
             return self._swap(task, [one.with_version(version) for one in files])
@@ -129,16 +125,13 @@ class TaskAdmin:
         """Serve an earlier version of a user's task. Raises FrankenError."""
         if self._store is None:
             raise ConfigError("this server keeps no heads: send the version that is wanted with PUT")
-        task = task_name(name)
+        task = self.free_name(name)
         with self._lock:
-            now = self._store.current(task)
-            chosen = self._store.roll_back(task, version)
-            try:
-                return self._swap(task, self._store.load(task, chosen))
-            except FrankenError:
-                if now:
-                    self._store.roll_back(task, now)
-                raise
+            chosen = self._store.earlier(task, version)
+            files = self._store.load(task, chosen)
+            self._check(task, files)
+            self._store.roll_back(task, chosen)
+            return self._swap(task, files)
 
     def remove(self, name: str, backbone: str, default: str) -> None:
         """Stop serving a head; sessions that still ask for it are told so in their results. Raises FrankenError.
@@ -157,6 +150,15 @@ class TaskAdmin:
                 self._store.remove(name)
         self._changed()
         log.info("head removed", task=name, backbone=", ".join(tags))
+
+    def _check(self, task: str, files: Sequence[HeadFiles]) -> None:
+        """Raise BundleError unless `files` are heads for `task` that this server can serve; nothing is changed."""
+        for entry in (read_head_entry(one.toml) for one in files):
+            if entry.task != task:
+                raise BundleError(f"the head is for task {entry.task!r}, the address says {task!r}: send it there")
+            check_made_for(entry, self._bundle)
+        for head in self._served(files):
+            self._try_out(head)
 
     def _swap(self, task: str, files: Sequence[HeadFiles]) -> dict[str, Any]:
         heads = {head.backbone: head for head in self._served(files)}
@@ -240,7 +242,7 @@ def own_task(store: HeadStore, name: str) -> dict[str, Any]:
     current, versions = store.current(name), store.versions(name)
     row: dict[str, Any] = {"name": name, "current": current, "versions": versions, "heads": [], "error": ""}
     try:
-        entries = [read_head_entry(one.toml) for one in store.load(name, current or versions[-1])]
+        entries = store.entries(name, current or versions[-1])
     except FrankenError as error:
         return {**row, "error": str(error)}
     heads = [

@@ -93,6 +93,8 @@ HEAD_BYTES_MAX = 67_108_864
 """Largest array file of one head, in bytes (10,000 classes of 1,280 features with their means take 51 MB)."""
 HEADS_PER_TASK_MAX = 16
 """Backbones that one version of a task has heads on."""
+TASK_VERSION_MAX = 1_000_000_000
+"""Highest version that a head may be sent with; the file format ends at twice that, so later ones have room."""
 TASK_VERSIONS_KEPT = 10
 """Versions of a task that stay in the home folder; older ones are removed when a new one is written."""
 CAPTURES_MAX = 8

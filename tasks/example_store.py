@@ -136,6 +136,13 @@ class ExampleStore:
                 gone += 1
         return gone
 
+    def forget_all(self) -> int:
+        """Remove the captures of all labels, those of other bundles and damaged ones too; returns how many went."""
+        captures = list(self.folder.glob("capture-????.*.safetensors"))
+        for path in captures:
+            path.unlink()
+        return len(captures)
+
     def _files(self, origin: Origin) -> list[Path]:
         return sorted(self.folder.glob(f"*.{origin.backbone}.safetensors"), key=_pictures_first)
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import limits
 from pipeline.errors import BundleError, ConfigError
 from pipeline.wire.messages import Label, TaskInfo, TaskResult
 from tasks.catalogue import load_catalogue
@@ -206,6 +207,11 @@ class HeadStack:
     def _check(self, head: Head) -> None:
         if head.name in self._heads:
             raise BundleError(f"two heads on {self.backbone} are called {head.name}: rename one")
+        if max(len(head.name), len(head.title)) > limits.NAME_CHARS_MAX:  # edges could not read TaskInfo
+            raise BundleError(
+                f"head {head.name[:80]} has a name of {len(head.name)} and a title of {len(head.title)} characters, "
+                f"limit {limits.NAME_CHARS_MAX}: shorten them"
+            )
         if head.backbone != self.backbone:
             raise BundleError(
                 f"head {head.name} is for backbone {head.backbone}, not {self.backbone}: train it on this one"

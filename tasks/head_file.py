@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from pipeline import limits
 from pipeline.bundle import Backbone, Bundle
-from pipeline.bundle.manifest import HeadEntry, parse_toml
+from pipeline.bundle.manifest import Figure, HeadEntry, parse_toml
 from pipeline.bundle.tensors import head_arrays
 from pipeline.bundle.writing import to_toml
 from pipeline.errors import BundleError, ConfigError
@@ -40,7 +41,7 @@ KINDS = ("linear", "mlp", "nearest", "map")
 class HeadFile(HeadEntry, frozen=True, kw_only=True):
     """A head entry with its own labels and where it comes from."""
 
-    names: list[str] = []
+    names: list[Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]] = []
     """One label for each class, in order of index; empty: those of the catalogue's label set `labels`."""
     codec_id: str = ""
     """Codec that its features came through; empty: not checked."""
@@ -56,7 +57,7 @@ class HeadFile(HeadEntry, frozen=True, kw_only=True):
     unknown_threshold: float | None = None
     """Distance beyond which the answer is `unknown`; None: it never is."""
     unknown_softness: float = 1.0
-    settings: dict[str, float] = {}
+    settings: dict[str, Figure] = {}
     """Numbers of other kinds, e.g. `k` of nearest."""
     figures: dict[str, Any] = {}
     """What was measured when it was trained, for people."""
@@ -70,7 +71,7 @@ class HeadFiles(NamedTuple):
 
     def with_version(self, version: int) -> HeadFiles:
         """The same head under another version number."""
-        entry = parse_toml(self.toml, HeadFile, path="head")
+        entry = _parse(self.toml)
         return HeadFiles(to_toml(msgspec.structs.replace(entry, version=version)), self.arrays)
 
     def digest(self) -> str:
@@ -93,7 +94,7 @@ def pack_head(entry: HeadFile, arrays: Arrays, gate: UnknownGate | None = None) 
 
 def read_head_entry(toml: bytes) -> HeadFile:
     """The TOML alone. Raises BundleError."""
-    entry = parse_toml(toml, HeadFile, path="head")
+    entry = _parse(toml)
     if entry.kind not in KINDS:
         raise BundleError(f"head {entry.task} is of kind {entry.kind!r}, this version knows {', '.join(KINDS)}")
     if entry.classes > limits.TASK_CLASSES_MAX:
@@ -146,6 +147,10 @@ def check_made_for(entry: HeadFile, bundle: Bundle) -> None:
 def synthesis_sha256(bundle: Bundle, backbone: Backbone) -> str:
     """Hash of the decoder of `backbone`, for HeadFile."""
     return hashlib.sha256(bundle.read(backbone.synthesis_path)).hexdigest()
+
+
+def _parse(toml: bytes) -> HeadFile:
+    return parse_toml(toml, HeadFile, path="head", remedy="make the head again")
 
 
 def _labels(entry: HeadFile) -> tuple[str, ...]:

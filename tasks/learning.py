@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipeline import limits
 from pipeline.bundle import Backbone, Bundle
 from pipeline.clock import monotonic
 from pipeline.errors import ConfigError
@@ -34,6 +35,8 @@ class Wish:
             raise ConfigError(
                 f"kind is {self.kind!r}, expected {', '.join(KINDS)}; others come as packages, see docs/tasks.md"
             )
+        if len(self.title) > limits.NAME_CHARS_MAX:
+            raise ConfigError(f"title is {len(self.title)} characters, limit {limits.NAME_CHARS_MAX}: shorten it")
         if self.views not in (1, 2):
             raise ConfigError(f"views is {self.views}, expected 1 or 2")
         if self.kind == "linear" and importlib.util.find_spec("scipy") is None:

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from pipeline import limits
 from pipeline.bundle import home_folder
-from pipeline.errors import BundleError, ConfigError
-from tasks.head_file import HeadFiles, read_head_entry
+from pipeline.errors import BundleError, ConfigError, FrankenError
+from tasks.head_file import HeadFile, HeadFiles, read_head_entry
 
 CURRENT = "current"
 _FORBIDDEN = set('/\\@,:*?"<>|')
@@ -58,16 +58,11 @@ class HeadStore:
 
     def names(self) -> list[str]:
         """Tasks that have a current version."""
-        with contextlib.suppress(OSError):
-            return sorted(path.name for path in self.folder.iterdir() if (path / CURRENT).is_file())
-        return []
+        return [name for name in self._folders() if (self.folder / name / CURRENT).is_file()]
 
     def all_names(self) -> list[str]:
         """Tasks that have versions, those that are removed included."""
-        with contextlib.suppress(OSError):
-            names = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
-            return [name for name in names if self.versions(name)]
-        return []
+        return [name for name in self._folders() if self.versions(name)]
 
     def place(self, name: str) -> Path:
         """The folder of a task, there or not."""
@@ -88,29 +83,29 @@ class HeadStore:
 
     def load(self, name: str, version: int = 0) -> list[HeadFiles]:
         """The files of a version, one pair a backbone; 0: of the current one. Raises ConfigError, BundleError."""
-        chosen = version or self.current(name)
-        if chosen not in self.versions(name):
-            raise ConfigError(self._lacks(name, version))
-        folder = self.place(name) / str(chosen)
-        try:
-            return [
-                HeadFiles(path.read_bytes(), path.with_suffix(".safetensors").read_bytes())
-                for path in sorted(folder.glob("*.toml"))
-            ]
-        except OSError as error:
-            raise BundleError(f"{error.filename} cannot be read: {error.strerror}: roll back or add it again") from None
+        with _readable():
+            return [HeadFiles(toml.read_bytes(), arrays.read_bytes()) for toml, arrays in self._pairs(name, version)]
+
+    def entries(self, name: str, version: int = 0) -> list[HeadFile]:
+        """What `load` gives, without reading the arrays. Raises ConfigError, BundleError."""
+        with _readable():
+            return [read_head_entry(toml.read_bytes()) for toml, arrays in self._pairs(name, version) if arrays.stat()]
 
     def save(self, name: str, heads: Sequence[HeadFiles], *, version: int = 0) -> int:
         """Write a version and make it the current one; returns its number.
 
         The very heads of a version that is here become current again under their old number. Otherwise the number is
-        `version` where that is above all others, else the next one. Raises ConfigError if it cannot be written: then
-        everything is as before.
+        `version` where that is above all others, else the next one. Raises ConfigError if it cannot be written or its
+        number leaves no room for later ones: then everything is as before.
         """
+        if version > limits.TASK_VERSION_MAX:
+            raise ConfigError(
+                f"task {name} has version {version}, limit {limits.TASK_VERSION_MAX}: take a lower number"
+            )
         known = self.versions(name)
         digest = _digest(heads)
         for number in reversed(known):
-            if _digest(self.load(name, number)) == digest:
+            if self._digest_of(name, number) == digest:
                 self._make_current(name, number)
                 return number
         number = max(version, known[-1] + 1 if known else 1)
@@ -126,14 +121,22 @@ class HeadStore:
             shutil.rmtree(self.place(name) / str(old), ignore_errors=True)
         return number
 
-    def roll_back(self, name: str, version: int = 0) -> int:
-        """Make `version` the current one; 0: the one before, or the newest of a removed task. Raises ConfigError."""
+    def earlier(self, name: str, version: int = 0) -> int:
+        """The version that `roll_back` takes: `version`; 0: the one before, or the newest of a removed task.
+
+        Raises ConfigError if it is not there.
+        """
         known, now = self.versions(name), self.current(name)
         before = [number for number in known if number < now] if now else known
         chosen = version or (before[-1] if before else 0)
         if chosen not in known:
             raise ConfigError(self._lacks(name, version) if version or not known else
                               f"task {name} has no version before {now}: there is nothing to roll back to")  # fmt: skip
+        return chosen
+
+    def roll_back(self, name: str, version: int = 0) -> int:
+        """Make `earlier(name, version)` the current one and return it. Raises ConfigError."""
+        chosen = self.earlier(name, version)
         self._make_current(name, chosen)
         return chosen
 
@@ -169,6 +172,30 @@ class HeadStore:
             yield
             file.truncate(0)
 
+    def _pairs(self, name: str, version: int) -> list[tuple[Path, Path]]:
+        chosen = version or self.current(name)
+        if chosen not in self.versions(name):
+            raise ConfigError(self._lacks(name, version))
+        tomls = sorted((self.place(name) / str(chosen)).glob("*.toml"))
+        return [(toml, toml.with_suffix(".safetensors")) for toml in tomls]
+
+    def _folders(self) -> list[str]:
+        """Names here that a task can have; others are not ours: @eaDir of a network drive, locks."""
+        names = []
+        with contextlib.suppress(OSError):
+            for path in sorted(self.folder.iterdir()):
+                with contextlib.suppress(ConfigError):
+                    task_name(path.name)
+                    names.append(path.name)
+        return names
+
+    def _digest_of(self, name: str, version: int) -> tuple[str, ...] | None:
+        """Of a version that is kept; None if it does not read, which must not keep the next one out."""
+        try:
+            return _digest(self.load(name, version))
+        except FrankenError:
+            return None
+
     def _write(self, name: str, number: int, heads: Sequence[HeadFiles]) -> None:
         place = self.place(name)
         place.mkdir(parents=True, exist_ok=True)
@@ -198,6 +225,14 @@ class HeadStore:
             missing = f"has no version {version}" if version else "is removed"
             return f"task {name} {missing}: there are versions {numbers}; `frankenstream tasks rollback` takes one back"
         return f"there is no task {name!r} of yours: you have {', '.join(self.names()) or 'none'}"
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(f"{error.filename} cannot be read: {error.strerror}: roll back or add it again") from None
 
 
 def _digest(heads: Sequence[HeadFiles]) -> tuple[str, ...]:

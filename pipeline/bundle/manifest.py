@@ -223,7 +223,8 @@ class HeadEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Id of the label set in tasks/catalogue."""
     kind: Name = "linear"
     version: Positive = 1
-    title: str = ""
+    title: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)] = ""
+    """What edges are told beside the name (wire.messages.TaskInfo)."""
     trained_on: str = ""
     accuracy_direct: Figure | None = None
     """Top-1 in percent on unmodified features."""
@@ -242,13 +243,15 @@ class HeadEntry(msgspec.Struct, frozen=True, kw_only=True):
 # --- Reading -------------------------------------------------------------------------------------------------
 
 
-def parse_toml(data: bytes, kind: type[StructT], *, path: str) -> StructT:
+def parse_toml(
+    data: bytes, kind: type[StructT], *, path: str, remedy: str = "make the bundle again or fetch a good copy"
+) -> StructT:
     """Read one TOML file of a bundle. Raises BundleError with the file, the place in it and what was expected."""
     try:
         parsed = msgspec.toml.decode(data, type=kind)
         msgspec.msgpack.encode(parsed)  # refuses whole numbers beyond 64 bits, which TOML does not have
     except (msgspec.DecodeError, OverflowError, ValueError, RecursionError) as error:  # ValueError: also no UTF-8
-        raise BundleError(f"{path} does not read: {error}: make the bundle again or fetch a good copy") from None
+        raise BundleError(f"{path} does not read: {error}: {remedy}") from None
     return parsed
 
 

@@ -16,6 +16,8 @@ from pipeline import limits
 from pipeline.errors import InputError
 
 Pixels = NDArray[np.uint8]
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+"""What Pillow may read. It knows some thirty more, and starts Ghostscript, which is a programming language, for EPS."""
 
 
 def decode_image(
@@ -77,7 +79,7 @@ def _decode_pillow(data: bytes, name: str, pixels_max: int, upright: bool) -> Pi
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        opened = Image.open(io.BytesIO(data))
+        opened = Image.open(io.BytesIO(data), formats=_pillow_formats())
     except UnidentifiedImageError:
         raise InputError(f"{name} is no picture in a known format: expected a JPEG, PNG or WebP file") from None
     with opened as image:
@@ -91,6 +93,14 @@ def _decode_pillow(data: bytes, name: str, pixels_max: int, upright: bool) -> Pi
         if image.mode.startswith(("I", "F")):
             return _from_wide_grey(np.asarray(image))
         return np.array(image.convert("RGB"))
+
+
+def _pillow_formats() -> list[str]:
+    """Those of `_FORMATS` that this Pillow was built with."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _from_wide_grey(values: NDArray[Any]) -> Pixels:

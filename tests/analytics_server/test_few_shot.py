@@ -107,6 +107,23 @@ def test_two_things_are_taught_served_and_forgotten(server: Server, null_bundle:
     assert call(server, "GET", "examples")[1] == {"tasks": []}
 
 
+def test_all_is_forgotten_whatever_it_came_through(server: Server, null_bundle: Bundle, heads_dir: Path) -> None:
+    """Captures of the bundle before and damaged ones too; a label however its spaces were typed."""
+    examples = ExampleStore(heads_dir / "things" / "examples")
+    pooled, origin = read_capture(capture(null_bundle, 2, codec_id="d" * 64))
+    examples.save_capture("old", pooled, origin)
+    add(server, "blue cup", capture(null_bundle, 0))
+    add(server, "hand", capture(null_bundle, 1))
+    status, left = call(server, "DELETE", "tasks/things/examples?label=blue%20%20cup%20")
+    assert (status, left["labels"]) == (200, {"hand": VIEWS_MIN})
+    (examples.folder / "capture-0009.null.safetensors").write_bytes(b"junk")
+    status, left = call(server, "DELETE", "tasks/things/examples")
+    assert (status, left["labels"]) == (200, {})
+    assert list(examples.folder.iterdir()) == []
+    status, answer = call(server, "DELETE", "tasks/things/examples")
+    assert (status, answer["error"]) == (422, "task things has no captures: there is nothing")
+
+
 def test_what_the_command_line_captured_is_taught_from_too(
     server: Server, null_bundle: Bundle, heads_dir: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import http.client
@@ -24,6 +25,7 @@ from pipeline.bundle import Bundle
 from pipeline.runtime.engine import NullEngine
 from pipeline.wire.events import TasksNow
 from tasks.head_file import HeadFile, pack_head
+from tasks.lesson_process import Done
 from tasks.store import HeadStore
 from tests.streaming import PATIENCE_S, StreamingEdge, jpeg
 
@@ -163,7 +165,10 @@ def test_what_cannot_end_well_is_refused_at_once(desk: Callable[..., Desk]) -> N
         ({"bytes": limits.LESSON_BYTES_MAX + 1}, 413, "limit 2,147"),
         ({"kind": "magic"}, 422, "linear, mlp"),
         ({"backbones": ["other"]}, 422, "not served"),
-        ({"pictures": "many"}, 400, "no JSON object"),
+        ({"pictures": "3"}, 400, "the body's pictures is '3': Expected `int`, got `str`"),
+        ({"unknown": "false"}, 400, "the body's unknown is 'false': Expected `bool`, got `str`"),
+        ({"backbones": "null"}, 400, "Expected `array`, got `str`"),
+        ({"title": 7}, 400, "Expected `str`, got `int`"),
         ({"more": 1}, 400, "'more'"),
     ):
         answer = one.begin(**fields)
@@ -287,6 +292,61 @@ def test_pictures_that_stop_coming_are_removed(null_bundle: Bundle, tmp_path: Pa
     assert row is not None
     assert (row["state"], "10 minutes" in row["error"]) == ("failed", True)
     assert list((tmp_path / "u").iterdir()) == []
+
+
+def test_nobody_learns_from_half_a_picture(
+    null_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is still being written when the lesson starts is not there, and its sender is told."""
+    lessons = Lessons(null_bundle, put=lambda *_: {}, tell=lambda *_, **__: None, folder=tmp_path)
+    monkeypatch.setattr(lessons, "_learn", lambda lesson: None)
+    lesson = lessons.begin("birds", ["null"], pictures=2, size=100)["id"]
+    write, seen = Path.write_bytes, []
+
+    def slowly(path: Path, data: bytes) -> int:
+        write(path, data[:2])
+        with pytest.raises(RequestRefused, match="has no pictures") if data == b"first" else contextlib.nullcontext():
+            lessons.start(lesson)
+        seen.append([file.name for file in tmp_path.glob("lesson-*/pictures/*/*")])
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", slowly)
+    assert lessons.add_picture(lesson, "a/1.jpg", b"first")["received"] == 1
+    with pytest.raises(RequestRefused, match="takes no pictures, it is learning"):
+        lessons.add_picture(lesson, "a/2.jpg", b"second")
+    assert seen == [[], ["1.jpg"]]
+    assert [file.name for file in tmp_path.glob("lesson-*/pictures/*/*")] == ["1.jpg"]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_cancelled_lesson_serves_nothing(
+    null_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """Also when its heads were read already; once they are being put in place, a cancel is refused."""
+    served: list[str] = []
+
+    def put(task: str, heads: object) -> dict[str, Any]:
+        if late:
+            with pytest.raises(RequestRefused, match="is learnt and being put in place"):
+                lessons.cancel(lesson)
+        served.append(task)
+        return {"version": 1, "kept": True}
+
+    def read(out: Path) -> list[object]:
+        if not late:
+            assert lessons.cancel(lesson)["state"] == "cancelled"
+        return []
+
+    lessons = Lessons(null_bundle, put=put, tell=lambda *_, **__: None, folder=tmp_path)
+    monkeypatch.setattr(lessons, "_run", lambda lesson: Done(1, [], [], [], 0))
+    monkeypatch.setattr(lessons_module, "read_heads", read)
+    lesson = lessons.begin("birds", ["null"], pictures=1, size=100)["id"]
+    lessons.add_picture(lesson, "a/1.jpg", b"x")
+    lessons.start(lesson)
+    assert lessons._thread is not None
+    lessons._thread.join(PATIENCE_S)
+    assert (served, lessons.row()["state"]) == ((["birds"], "done") if late else ([], "cancelled"))  # type: ignore[index]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_server_left_behind_goes(null_bundle: Bundle, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tasks import Task, load_catalogue
 from tasks.head_file import HeadFile, HeadFiles, pack_head, synthesis_sha256
 from tasks.store import HeadStore
 from tests.streaming import PATIENCE_S, StreamingEdge
+from tests.tasks.test_store import only_toml
 
 WIDTH = 8
 
@@ -173,6 +174,43 @@ def test_heads_survive_a_restart(null_bundle: Bundle, heads_dir: Path) -> None:
         assert "was trained for another bundle" in table["refused"]["old@null"]
 
 
+@pytest.mark.parametrize(
+    ("old", "line"),
+    [
+        (head(codec_id="0" * 64), "was trained for another bundle: its codec is 000000000000"),
+        (head(on="resnet50"), "for backbone 'resnet50', this bundle has null"),
+        (HeadFiles(head().toml, b"junk"), "does not read"),
+        (head(name="fish"), "the head is for task 'fish', the address says 'birds'"),
+        (pack_head(HeadFile(task="birds", backbone="null", classes=2, labels="birds", names=["a", "b"]),
+                   {"weight": np.full((2, WIDTH), np.nan, np.float32), "bias": np.zeros(2, np.float32)}),
+         "weights that are not finite"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_version_that_cannot_serve_is_not_rolled_back_to(
+    server: Server, heads_dir: Path, old: HeadFiles, line: str, removed: bool
+) -> None:
+    """What served goes on, on the disk too; a task that was removed stays so."""
+    store, client = HeadStore(heads_dir), TaskClient(server.http_url)
+    store.save("birds", [old])
+    client.put("birds", [head(1)])
+    if removed:
+        client.remove("birds")
+    with pytest.raises(BundleError, match=line):
+        client.roll_back("birds", 1)
+    assert store.current("birds") == (0 if removed else 2)
+    served = [row["version"] for row in client.tasks()["tasks"] if row["name"] == "birds"]
+    assert served == ([] if removed else [2])
+
+
+def test_users_tasks_are_listed_without_reading_their_arrays(heads_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = HeadStore(heads_dir)
+    store.save("birds", [head(accuracy_codec=90.0)])
+    monkeypatch.setattr(Path, "read_bytes", only_toml)
+    row = task_admin.own_task(store, "birds")
+    assert (row["heads"][0]["accuracy"], row["error"]) == (90.0, "")
+
+
 def test_a_version_is_whole(server: Server) -> None:
     """A version without a backbone that the one before had takes that head away."""
     client = TaskClient(server.http_url)
@@ -205,6 +243,41 @@ def test_what_is_refused_leaves_what_serves(server: Server, name: str, files: He
     with pytest.raises(BundleError, match=line):
         client.put(name, [files])
     assert [row["version"] for row in client.tasks()["tasks"] if row["name"] == "birds"] == [1]
+
+
+def test_a_title_that_edges_cannot_read_reaches_none(server: Server, null_bundle: Bundle, heads_dir: Path) -> None:
+    """It is refused, by PUT and POST and from the home folder; who streams goes on."""
+    long = head(title="t" * 129)
+    with StreamingEdge(server.urls[0], null_bundle) as edge:
+        edge.stream(1)
+        with pytest.raises(BundleError, match="of length <= 128"):
+            TaskClient(server.http_url).put("birds", [long])
+        with pytest.raises(BundleError, match="of length <= 128"):
+            server.admin.add_head(*long)
+        edge.stream(1)
+    (heads_dir / "birds" / "1").mkdir(parents=True)
+    for name, data in {"1/null.toml": long.toml, "1/null.safetensors": long.arrays, "current": b"1\n"}.items():
+        (heads_dir / "birds" / name).write_bytes(data)
+    with serve(null_bundle, heads_dir) as restarted:
+        assert "of length <= 128" in restarted.admin.refused_heads()["birds@null"]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("imagenet1k", "task imagenet1k comes with the bundle or a package"),
+        ("food101", "task food101 comes with the bundle or a package"),
+        ("a@b", "task name 'a@b' has '@' in it"),
+    ],
+)
+def test_a_head_for_a_while_needs_a_name_of_its_own_too(server: Server, name: str, line: str) -> None:
+    before = server.admin.task_table()
+    with pytest.raises(ConfigError, match=line):
+        server.admin.add_head(*head(name=name))
+    assert server.admin.task_table() == before
+    assert server.admin.add_head(*head())["name"] == "birds"
+    server.admin.remove_head("birds")
+    assert server.admin.task_table() == before
 
 
 def test_a_head_on_a_feature_map_of_another_size_is_refused(server: Server) -> None:
@@ -383,6 +456,16 @@ def test_an_edge_gets_other_tasks(server: Server, null_bundle: Bundle) -> None:
         assert [(task.task, len(task.labels)) for task in result.tasks] == [("cifar100", 2), ("food101", 2)]
         with pytest.raises(BundleError, match="task 'cars' is not served on null"):
             client.choose("porch", ["cars"], 1)
+
+
+@pytest.mark.parametrize("body", [{"tasks": "food101"}, {"tasks": [7]}, {"tasks": ["food101"], "top_k": "2"}])
+def test_a_choice_of_other_types_is_refused(server: Server, body: dict[str, Any]) -> None:
+    """A name is no list of letters."""
+    url = f"{server.http_url}/api/v1/sessions/porch/tasks"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=10)
+    assert refused.value.code == 400
+    assert ": Expected `" in json.loads(refused.value.read())["error"]
 
 
 def test_a_reconnect_keeps_what_was_chosen(server: Server, null_bundle: Bundle) -> None:

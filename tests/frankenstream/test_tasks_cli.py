@@ -158,6 +158,8 @@ def test_a_running_server_takes_it_over(pictures: Path, bundle: Path, capsys: py
         (["add", "birds", "{pictures}/empty"], 3, "no pictures"),
         (["add", "birds", "{pictures}/rot"], 3, "no labelled pictures"),
         (["add", "birds", "{pictures}", "--kind", "forest"], 2, "kind is 'forest'"),
+        (["add", "birds", "{pictures}", "--title", "t" * 129], 2, "title is 129 characters, limit 128: shorten it"),
+        (["teach", "birds", "--title", "t" * 129], 2, "title is 129 characters, limit 128: shorten it"),
         (["add", "birds", "{pictures}", "--backbone", "vit"], 5, "vit"),
         (["add", "birds", "{pictures}", "--server", "tcp://127.0.0.1:5555"], 2, "expected its admin interface"),
         (["add", "birds", "{pictures}", "--server", "http://127.0.0.1:9"], 4, "no server answers"),

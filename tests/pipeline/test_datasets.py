@@ -236,7 +236,7 @@ def test_unknown_split_and_missing_path(tmp_path: Path) -> None:
         ("1", 1, "PNG", (255, 255, 255)),
         ("I;16", 32896, "PNG", (128, 128, 128)),
         ("CMYK", (0, 0, 0, 0), "JPEG", (255, 255, 255)),
-        ("RGB", (10, 20, 30), "WEBP", (10, 20, 30)),
+        *(("RGB", (10, 20, 30), kind, (10, 20, 30)) for kind in ("WEBP", "BMP", "GIF", "TIFF", "PPM")),
     ],
 )
 def test_every_kind_of_picture_becomes_rgb(
@@ -246,6 +246,13 @@ def test_every_kind_of_picture_becomes_rgb(
     pixels = decode_image(encoded(colour, mode=mode, kind=kind))  # type: ignore[arg-type]
     assert pixels.shape == (6, 8, 3)
     np.testing.assert_allclose(np.broadcast_to(expected, (6, 8, 3)), pixels.astype(int), atol=6)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA"])
+def test_other_formats_are_none_of_ours(kind: str) -> None:
+    """Pillow would start Ghostscript for the first, whatever the file is called."""
+    with pytest.raises(InputError, match=r"birds/1\.jpg is no picture in a known format"):
+        decode_image(encoded(kind=kind), name="birds/1.jpg", upright=True)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

@@ -171,9 +171,10 @@ def test_stack_without_heads_answers_nothing() -> None:
         ([head("pets"), head("pets")], "two heads on small are called pets"),
         ([head("pets"), head("food", width=8)], "head food reads 8 features, small gives 16"),
         ([head("pets"), head("food", on="large")], "head food is for backbone large, not small"),
+        ([OtherHead(title="t" * 129)], "head other has a name of 5 and a title of 129 characters, limit 128"),
     ],
 )
-def test_heads_that_do_not_fit_are_refused(heads: list[TaskHead], message: str) -> None:
+def test_heads_that_do_not_fit_are_refused(heads: list[TaskHead | OtherHead], message: str) -> None:
     with pytest.raises(BundleError, match=message):
         HeadStack(heads)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def head(value: float = 1.0, *, name: str = "birds", on: str = "null", **fields:
     return pack_head(entry, {"weight": np.full((2, WIDTH), value, np.float32), "bias": np.zeros(2, np.float32)})
 
 
+def only_toml(path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
+    """In the place of Path.read_bytes: arrays are not read."""
+    assert path.suffix == ".toml"
+    return read(path)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> HeadStore:
     return HeadStore(tmp_path / "heads")
@@ -45,6 +52,18 @@ def test_versions_come_and_are_rolled_back(store: HeadStore) -> None:
         store.roll_back("birds")
     with pytest.raises(ConfigError, match="has no version 9: there are versions 1, 2"):
         store.roll_back("birds", 9)
+
+
+def test_what_heads_are_is_told_without_their_arrays(store: HeadStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of tasks need not read 64 MB a head; one whose arrays are gone is told all the same."""
+    store.save("birds", [head(), head(on="null2")])
+    store.save("birds", [head(2, accuracy_codec=90.0)])
+    monkeypatch.setattr(Path, "read_bytes", only_toml)
+    assert [(entry.backbone, entry.accuracy_codec) for entry in store.entries("birds")] == [("null", 90.0)]
+    assert [entry.backbone for entry in store.entries("birds", 1)] == ["null", "null2"]
+    (store.place("birds") / "2" / "null.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"null\.safetensors cannot be read: No such file .*: roll back or add"):
+        store.entries("birds")
 
 
 def test_a_removed_task_comes_back(store: HeadStore) -> None:
@@ -64,6 +83,27 @@ def test_old_versions_go(store: HeadStore) -> None:
     for number in range(limits.TASK_VERSIONS_KEPT + 3):
         store.save("birds", [head(number)])
     assert store.versions("birds") == list(range(4, limits.TASK_VERSIONS_KEPT + 4))
+
+
+@pytest.mark.parametrize("damaged", ["null.toml", "null.safetensors"])
+def test_a_damaged_version_keeps_no_new_one_out(store: HeadStore, damaged: str) -> None:
+    """Adding again is what its error line advises."""
+    store.save("birds", [head(1)])
+    store.save("birds", [head(2)])
+    path = store.place("birds") / "1" / damaged
+    path.unlink()
+    if path.suffix == ".toml":
+        path.write_bytes(b"\xff")
+    assert [store.save("birds", [head(3)]), store.save("birds", [head(1)]), store.save("birds", [head(2)])] == [3, 4, 2]
+
+
+def test_a_number_that_leaves_no_room_is_refused(store: HeadStore) -> None:
+    with pytest.raises(ConfigError, match="task birds has version 2147483647, limit 1000000000: take a lower number"):
+        store.save("birds", [head()], version=2**31 - 1)
+    assert store.versions("birds") == []
+    assert store.save("birds", [head(1)], version=limits.TASK_VERSION_MAX) == limits.TASK_VERSION_MAX
+    assert store.save("birds", [head(2)]) == limits.TASK_VERSION_MAX + 1
+    assert read_head_entry(store.load("birds")[0].toml).version == limits.TASK_VERSION_MAX + 1
 
 
 def test_a_full_disk_leaves_the_version_before(store: HeadStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +156,15 @@ def test_names_that_no_folder_or_list_can_carry(name: str) -> None:
         task_name(name)
 
 
+def test_folders_that_are_no_task_are_left_alone(store: HeadStore) -> None:
+    """What network drives put between them."""
+    store.save("birds", [head()])
+    for stranger in ("@eaDir", "a,b", ".hidden"):
+        (store.folder / stranger / "1").mkdir(parents=True)
+        (store.folder / stranger / "current").write_text("1\n")
+    assert (store.names(), store.all_names()) == (["birds"], ["birds"])
+
+
 def test_decomposed_names_are_the_same(store: HeadStore) -> None:
     """As some systems write them in folders."""
     assert task_name("Vo\u0308gel") == "Vögel"
@@ -157,6 +206,10 @@ def test_half_precision_only_where_it_holds() -> None:
         ({"kind": "mlp"}, "does not read: 'inner'"),
         ({"classes": 20_000}, "20000 classes, limit 10000"),
         ({"unknown_threshold": 0.5}, "does not read: 'unknown_centre'"),
+        ({"title": "t" * 129}, r"of length <= 128 - at `\$\.title`"),
+        ({"names": ["a", "b" * 129]}, r"of length <= 128 - at `\$\.names\[1\]`: make the head again"),
+        ({"kind": "nearest", "settings": {"k": np.inf}}, r"<= 1000000000000.0 - at `\$\.settings\[\.\.\.\]`"),
+        ({"kind": "nearest", "settings": {"k": np.nan}}, r"at `\$\.settings\[\.\.\.\]`"),
     ],
 )
 def test_files_that_do_not_read(change: dict[str, Any], line: str) -> None:

@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError, InputError
 from tasks.adding import origin_of
 from tasks.captured import read_capture
 from tasks.example_store import Examples, Origin, examples_of, label_text
-from tasks.learning import today
+from tasks.learning import Wish, today
 from tasks.store import HeadStore
 from tasks.teaching import teach as train
 
@@ -118,6 +118,7 @@ def teach(
     """
     console = Console(highlight=False)
     address = address or ServerAddress()
+    Wish(kind=kind, unknown=unknown, title=title).check()
     task, opened, store = free_name(name), Bundle.open(bundle), HeadStore()
     with store.lock(task):
         files = []

@@ -84,7 +84,7 @@ def _own(store: HeadStore, opened: Bundle) -> Table:
     table = Table("yours", "version", "classes", "heads", "through the codec %", "", box=None, pad_edge=False)
     for name in store.names():
         try:
-            entries = [read_head_entry(head.toml) for head in store.load(name)]
+            entries = store.entries(name)
         except FrankenError as error:
             table.add_row(Text(name), str(store.current(name)), "-", "-", "-", Text(str(error), style="red"))
             continue
