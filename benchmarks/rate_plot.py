@@ -69,9 +69,12 @@ def merged(several: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for key in ("backbone", "task", "data", "half", "images"):
             if other[key] != first[key]:
                 raise ConfigError(f"{key} is {first[key]} and {other[key]}: only figures of the same compare")
-    names = [figures["encoder"] for figures in several]
+    names = [figures["encoder"].removesuffix(" fp32") for figures in several]
     if len(set(names)) < len(names):
-        names = [f"{figures['encoder']}, {figures['bundle']} {figures['codec_id'][:6]}" for figures in several]
+        names = [
+            f"{name}, {figures['bundle']} {figures['codec_id'][:6]}"
+            for name, figures in zip(names, several, strict=True)
+        ]
     ours = [
         point | {"codec": name}
         for figures, name in zip(several, names, strict=True)
@@ -196,12 +199,12 @@ def _label(axes: Any, lines: dict[str, list[dict[str, Any]]], key: str, ours: Se
     for codec, colour in zip(lines, COLOURS, strict=False):
         taken = [place for other, some in places.items() if other != codec for place in some] + named
         chosen = 0
-        if taken and codec not in ours:
+        if taken and ours != [codec]:
             distances = np.linalg.norm(places[codec][:, None] - np.array(taken)[None], axis=2).min(axis=1)
             chosen = int(distances.argmax())
         named.append(places[codec][chosen])
         point = best[codec][chosen]
-        left = codec in ours
+        left = ours == [codec]  # one alone stands free there; several would reach over the axis
         axes.annotate(
             codec, (point["bytes_mean"], point[key]), textcoords="offset points", xytext=(-9 if left else 10, 12),
             ha="right" if left else "left", color=colour, fontsize=12, fontweight="bold", zorder=7,
