@@ -52,8 +52,9 @@ def find_pictures(place: Path, *, pictures_max: int | None = None) -> LabelledPi
     """
     learn, held = (_opened(place, split) for split in ("train", "val"))
     learn_items, held_items = _visible(learn), _visible(held)
-    own_split = {item.name for item in learn_items} != {item.name for item in held_items}
-    everything = [*learn_items, *held_items] if own_split else learn_items
+    # Data without a split of its own gives all of it for both.
+    own_split = not {item.name for item in learn_items} <= {item.name for item in held_items}
+    everything = list({(item.name, item.label): item for item in (*learn_items, *held_items)}.values())
     labelled = [item for item in everything if item.label >= 0]
     notes = _notes(place, len(everything) - len(labelled))
     if not labelled:

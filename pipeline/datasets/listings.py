@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.datasets.examples import UNLABELLED, Dataset, Item
@@ -38,6 +38,11 @@ def _split_and_class(parts: tuple[str, ...]) -> tuple[str, str]:
     return "", folders[-1] if folders else ""
 
 
+def _stand_in(split: str, there: Container[str]) -> str:
+    """The split to read for `split`: where there is no val, test is."""
+    return "test" if split == "val" and "val" not in there else split
+
+
 def _chosen(names: Sequence[str], split: str) -> tuple[list[tuple[str, str]], set[str]]:
     """([(name, class)] of the split, all class names): the layout `[split/]class/file`."""
     placed = [(name, *_split_and_class(Path(name).parts)) for name in names]
@@ -46,7 +51,7 @@ def _chosen(names: Sequence[str], split: str) -> tuple[list[tuple[str, str]], se
         # Split folders hold every picture; else it is a class that happens to be called so, as "train" in CIFAR-100.
         kinds = [Path(name).parent.name for name in names]
         return list(zip(names, kinds, strict=True)), set(kinds)
-    wanted = "test" if split == "val" and "val" not in splits else split
+    wanted = _stand_in(split, splits)
     return [(name, kind) for name, part, kind in placed if part == wanted], {kind for _name, _part, kind in placed}
 
 
@@ -145,8 +150,10 @@ def _from_rows(
     labels = [row[label_column] for row in rows]
     numeric = all(label.isdigit() for label in labels)
     index = {} if numeric else class_index(labels, classes, str(where))  # of all splits, so that they agree
-    if "split" in rows[0] and any(row["split"] in SPLITS[split] for row in rows):
-        rows = [row for row in rows if row["split"] in SPLITS[split]]
+    there = {part for part, names in SPLITS.items() if any(row.get("split") in names for row in rows)}
+    wanted = _stand_in(split, there)
+    if wanted in there:
+        rows = [row for row in rows if row["split"] in SPLITS[wanted]]
         labels = [row[label_column] for row in rows]
     pairs = [
         (row[file_column], int(label) if numeric else index[label]) for row, label in zip(rows, labels, strict=True)

@@ -116,6 +116,7 @@ def test_csv_list(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("path,label,split\na.png,zebra,train\nb.png,cow,test\n")
     assert labels(tmp_path, split="test") == [("b.png", 0)]
     assert labels(tmp_path / "labels.csv", split="train") == [("a.png", 1)]
+    assert labels(tmp_path, split="val") == [("b.png", 0)], "no val split: test stands in"
 
 
 def test_food101_as_published(tmp_path: Path) -> None:

@@ -35,6 +35,18 @@ def test_own_splits_are_kept(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("held", "count"), [("test", 2), ("val", 2), ("", 4)])
+def test_a_table_with_a_split(tmp_path: Path, held: str, count: int) -> None:
+    """Each picture is there once; held out are val's or test's, a fifth where some rows are of no split."""
+    rows = [f"{kind}/{i}.jpg,{kind},{held if i == 9 else 'train'}" for kind in "ab" for i in range(10)]
+    (folder(tmp_path, [row.split(",")[0] for row in rows]) / "labels.csv").write_text(
+        "\n".join(["path,label,split", *rows])
+    )
+    found = find_pictures(tmp_path)
+    assert (found.counts(), sum(picture.held_out for picture in found.pictures)) == ([10, 10], count)
+    assert len({picture.item.name for picture in found.pictures}) == 20
+
+
 def test_a_table_with_numbers(tmp_path: Path) -> None:
     """Classes are called by their numbers, those that are there."""
     folder(tmp_path, ["1.jpg", "2.jpg", "3.jpg"])
