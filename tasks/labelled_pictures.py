@@ -15,9 +15,7 @@ from pathlib import Path, PurePosixPath
 from pipeline import limits
 from pipeline.datasets import IMAGE_SUFFIXES, Dataset, Item, open_dataset
 from pipeline.errors import ConfigError, InputError
-from tasks.example_store import label_text
-
-HELD_OUT_SHARE = 0.2
+from tasks.example_store import HELD_OUT_SHARE, label_text
 
 
 @dataclass(frozen=True)

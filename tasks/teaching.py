@@ -231,7 +231,7 @@ def _fit(
     on_step: Callable[[int, int], None],
 ) -> _Fitted:
     """A head of `kind` from `rows` of the features that it reads."""
-    labels, groups = examples.labels_M[rows], examples.groups_M[rows]
+    labels, groups = examples.labels_M[rows], examples.blocks(rows)
     features = features_M if rows.all() else features_M[rows]
     classes = len(examples.classes)
     if classes == 1:
@@ -285,7 +285,8 @@ def _gate(task: str, examples: Examples, classes: int, unknown: bool, notes: lis
     if UNKNOWN in examples.classes:
         notes.append(f"there is a class called {UNKNOWN!r}: it is learnt like any other, none is told by distance")
         return None
-    gate = fit_gate(examples.pooled_MD, examples.labels_M, classes=classes, groups_M=examples.groups_M)
+    everything = np.ones(len(examples), bool)
+    gate = fit_gate(examples.pooled_MD, examples.labels_M, classes=classes, groups_M=examples.blocks(everything))
     if gate is None and classes == 1:
         raise InputError(f"task {task} has one class and too few examples to say what is {UNKNOWN!r}: add more of it")
     if gate is None:
@@ -299,7 +300,7 @@ def _rejected(examples: Examples, learn: NDArray[np.bool_], held: NDArray[np.boo
         examples.pooled_MD[learn],
         examples.labels_M[learn],
         classes=len(examples.classes),
-        groups_M=examples.groups_M[learn],
+        groups_M=examples.blocks(learn),
     )
     if gate is None:
         return None

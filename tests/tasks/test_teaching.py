@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from pipeline.errors import ConfigError, InputError
 from tasks import teaching
 from tasks.discriminant import fit_discriminant
-from tasks.example_store import Examples
+from tasks.example_store import Examples, ExampleStore
 from tasks.head_file import read_head, read_head_entry
 from tasks.small_network import fit_network
 from tasks.teaching import find_confusions, teach
@@ -108,6 +109,27 @@ def test_ten_thousand_classes() -> None:
     assert lesson.accuracy is not None
     assert lesson.accuracy.value > 80
     assert "discriminant" in lesson.regularisation
+
+
+def test_unknown_is_set_by_captures_that_were_not_learnt_from(tmp_path: Path) -> None:
+    """Three captures a label, each in its own light: a fourth is mostly known, and the figures say about as much."""
+    rng = np.random.default_rng(0)
+    means = np.abs(rng.standard_normal(256)) + 0.3 * rng.standard_normal((2, 256))
+
+    def capture(label: int) -> np.ndarray:
+        light = means[label] + 0.3 * rng.standard_normal(256)
+        return (light + 0.05 * rng.standard_normal((20, 256))).astype(np.float32)
+
+    origin, store = replace(ORIGIN, feature_width=256), ExampleStore(tmp_path)
+    for label in (0, 1) * 3:
+        store.save_capture(f"label {label}", capture(label), origin)
+    examples = store.load(origin)[0]
+    assert examples is not None
+    lesson = teach("lights", examples, origin)
+    gate = lesson.head.unknown  # type: ignore[attr-defined]
+    fresh = np.concatenate([capture(label) for label in (0, 1) * 10])
+    assert (gate.distances(fresh) > gate.threshold).mean() < 0.3
+    assert lesson.unknown is not None
 
 
 def test_a_class_called_unknown_is_a_class() -> None:
