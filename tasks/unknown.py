@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.probe import Float32, Labels, Scaling, fold_rows
 
@@ -85,7 +84,7 @@ def fit_gate(
     """
     labels = np.asarray(labels_M, np.int64)
     distances = np.concatenate([
-        _held_out(features_MD, labels, classes, learn, held)
+        _gate(features_MD[learn], labels[learn], classes, 0.0, 1.0).distances(features_MD[held])
         for learn, held in fold_rows(labels, _FOLDS, groups_M=groups_M)
     ])  # fmt: skip
     if len(distances) < EXAMPLES_MIN:
@@ -117,15 +116,3 @@ def _gate(features_MD: Float32, labels_M: Labels, classes: int, threshold: float
     directions = unit((features_MD - centre) / scaling.spread_D)
     means = unit(class_means(directions, labels_M, classes))
     return UnknownGate(centre, scaling.spread_D.astype(np.float32), means, threshold, softness)
-
-
-def _held_out(
-    features_MD: Float32, labels_M: Labels, classes: int, learn_M: NDArray[np.bool_], held_M: NDArray[np.bool_]
-) -> Float32:
-    """Distances of the held-out rows whose class has rows to learn from."""
-    known = np.zeros(classes, bool)
-    known[labels_M[learn_M]] = True
-    held = held_M & known[labels_M]
-    if not held.any():
-        return np.zeros(0, np.float32)
-    return _gate(features_MD[learn_M], labels_M[learn_M], classes, 0.0, 1.0).distances(features_MD[held])

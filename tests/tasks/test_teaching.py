@@ -100,6 +100,18 @@ def test_one_picture_a_class() -> None:
     assert (lesson.head.logits(examples.pooled_MD).argmax(axis=1) == np.arange(3)).all()
 
 
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_classes_of_one_picture_beside_others(kind: str) -> None:
+    """Each is learnt: the only picture of a class never says when to stop."""
+    examples = clusters(12, 20, width=32)
+    kept = (examples.labels_M < 2) | (np.arange(240) % 20 == 0)
+    rare = Examples(
+        examples.classes, examples.pooled_MD[kept], examples.labels_M[kept], np.arange(50), np.zeros(50, bool)
+    )
+    head = teach("rare", rare, replace(ORIGIN, feature_width=32), kind=kind, unknown=False).head
+    assert (head.logits(rare.pooled_MD).argmax(axis=1) == rare.labels_M).all()
+
+
 def test_ten_thousand_classes() -> None:
     """In seconds, by the discriminant: the optimiser of a probe would take gigabytes."""
     examples = clusters(10_000, 2, width=48, noise=0.05)
