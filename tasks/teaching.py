@@ -33,6 +33,8 @@ KINDS = ("linear", "mlp", "nearest", "map")
 PROBE_WORK_MAX = 2_000_000
 """Examples × classes up to which a probe is fitted; beyond, a discriminant. About two minutes of one core."""
 NEAREST_EXAMPLES_MAX = 20_000
+WORST_EXAMPLES_MIN = 3
+"""Held-out examples that a class is called the worst from."""
 _TIMED_RUNS = 30
 
 OnStep = Callable[[str, int, int], None]
@@ -127,6 +129,7 @@ def teach(
         truth = examples.labels_M[held]
         accuracy = wilson(int((answers == truth).sum()), len(truth))
         confusions = find_confusions(answers, truth, examples.classes)
+        notes += _worst(answers, truth, examples.classes, accuracy)
     everything = np.ones(len(examples), bool)
     final = _fit(kind, examples, features, everything, chosen, lambda d, t: on_step("the final head", d, t))
     gate = _gate(task, examples, classes, unknown, notes)
@@ -178,6 +181,19 @@ def find_confusions(
         )
     worth = [pair for pair in found.values() if pair.count >= 2]
     return tuple(sorted(worth, key=lambda pair: (-pair.count, pair.examples, pair.first))[:most])
+
+
+def _worst(
+    answers_M: NDArray[np.int64], truth_M: NDArray[np.int64], names: Sequence[str], accuracy: Estimate
+) -> list[str]:
+    """A line about the class that is told worst, if that is less than half as often as all: they may outnumber it."""
+    counts = np.bincount(truth_M, minlength=len(names))
+    right = np.bincount(truth_M[answers_M == truth_M], minlength=len(names))
+    recalls = np.where(counts >= WORST_EXAMPLES_MIN, 100 * right / np.maximum(counts, 1), np.inf)
+    worst = int(recalls.argmin())
+    if 2 * recalls[worst] >= accuracy.value:
+        return []
+    return [f"{names[worst]!r} is told in {right[worst]} of {counts[worst]} held-out examples alone: add more of it"]
 
 
 def cost_us(head: Head, frame_1X: Float32) -> float:

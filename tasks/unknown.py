@@ -2,7 +2,8 @@
 
 A softmax always names one of its classes, however strange the picture. The gate looks at the features instead: the
 angle between a frame's feature and the nearest class mean, both scaled as for a probe and seen from *half* the mean of
-all training features. Beyond a threshold that 95 % of held-out training pictures pass, the answer is `unknown`.
+all training features. Beyond a threshold that 95 % of held-out training pictures pass, the answer is `unknown`; each
+class counts the same there, so that a small loose one is not sacrificed to large tight ones.
 
 From half the mean, because from zero the classes of one family lie in nearly one direction, and seen from the mean
 itself what is wholly different may lie in any. Area under the ROC curve, lite0, 10 classes known, the others of the
@@ -24,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.probe import Float32, Labels, Scaling, fold_rows
 
@@ -83,15 +85,18 @@ def fit_gate(
     None where there are too few to tell: fewer than EXAMPLES_MIN examples of classes that have two or more groups.
     """
     labels = np.asarray(labels_M, np.int64)
-    distances = np.concatenate([
-        _gate(features_MD[learn], labels[learn], classes, 0.0, 1.0).distances(features_MD[held])
-        for learn, held in fold_rows(labels, _FOLDS, groups_M=groups_M)
-    ])  # fmt: skip
-    if len(distances) < EXAMPLES_MIN:
+    distances, owners = [], []
+    for learn, held in fold_rows(labels, _FOLDS, groups_M=groups_M):
+        without = _gate(features_MD[learn], labels[learn], classes, 0.0, 1.0)
+        distances.append(without.distances(features_MD[held]))
+        owners.append(labels[held])
+    held_out = np.concatenate(owners)
+    if len(held_out) < EXAMPLES_MIN:
         return None
-    threshold, middle = np.quantile(distances, [pass_share, 0.5])
-    softness = max(float(threshold - middle) / 3, _SOFTNESS_MIN)
-    return _gate(features_MD, labels, classes, float(threshold), softness)
+    shares = 1 / np.bincount(held_out)[held_out]
+    threshold, middle = _quantiles(np.concatenate(distances), shares, [pass_share, 0.5])
+    softness = max((threshold - middle) / 3, _SOFTNESS_MIN)
+    return _gate(features_MD, labels, classes, threshold, softness)
 
 
 def unit(rows_BD: Float32) -> Float32:
@@ -108,6 +113,13 @@ def class_means(features_MD: Float32, labels_M: Labels, classes: int) -> Float32
     counts = np.bincount(labels_M, minlength=classes)
     means: Float32 = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
     return means
+
+
+def _quantiles(values: Float32, shares: NDArray[np.float64], wanted: Sequence[float]) -> list[float]:
+    """Quantiles where each value counts for its share: each stands in the middle of it."""
+    order = np.argsort(values)
+    ends = np.cumsum(shares[order])
+    return [float(one) for one in np.interp(wanted, (ends - shares[order] / 2) / ends[-1], values[order])]
 
 
 def _gate(features_MD: Float32, labels_M: Labels, classes: int, threshold: float, softness: float) -> UnknownGate:

@@ -178,6 +178,18 @@ def test_confusion_pairs_worth_knowing() -> None:
     )
 
 
+def test_a_class_that_others_outnumber_is_named() -> None:
+    """The accuracy alone hides it: 784 against 16 that look the same."""
+    rows = np.arange(800)
+    pooled = np.random.default_rng(0).standard_normal((800, WIDTH)).astype(np.float32)
+    labels = (rows % 50 == 49).astype(np.int64)
+    alike = Examples(("class 0", "class 1"), pooled, labels, rows, rows // 50 % 2 == 1)
+    lesson = teach("mugs", alike, ORIGIN, unknown=False)
+    assert lesson.accuracy is not None
+    assert lesson.accuracy.value > 95
+    assert "'class 1' is told in 0 of 8 held-out examples alone: add more of it" in lesson.notes
+
+
 def test_discriminant_is_as_good_where_both_can_be_fitted() -> None:
     examples = clusters(5, 30, noise=0.8)
     held = examples.held_out_M
