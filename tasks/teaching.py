@@ -114,6 +114,9 @@ def teach(
         unknown = False
     notes += _check(task, examples, kind, unknown)
     classes = len(examples.classes)
+    if classes == 1 and kind != "linear":
+        notes.append(f"one class leaves a head of kind {kind} nothing to learn: it is linear, told by distance alone")
+        kind = "linear"
     learn, held = ~examples.held_out_M, examples.held_out_M
     # A class whose examples are all held out cannot be told from them.
     known = np.zeros(classes, bool)

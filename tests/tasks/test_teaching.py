@@ -91,6 +91,14 @@ def test_one_class() -> None:
         teach("mug", clusters(1, 3), ORIGIN)
 
 
+@pytest.mark.parametrize("kind", ["mlp", "nearest"])
+def test_one_class_of_another_kind_is_linear(kind: str) -> None:
+    """And said so: there is nothing to learn but the distance."""
+    lesson = teach("mug", clusters(1, 20), ORIGIN, kind=kind)
+    assert (lesson.head.kind, lesson.head.labels) == ("linear", ("class 0", UNKNOWN))
+    assert any(f"kind {kind} nothing to learn" in note for note in lesson.notes)
+
+
 def test_one_picture_a_class() -> None:
     """Learnt, not measured, and said so."""
     examples = clusters(3, 1)
