@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pipeline import limits
 from pipeline.datasets import IMAGE_SUFFIXES, Dataset, Item, open_dataset
@@ -49,7 +49,7 @@ def find_pictures(place: Path, *, pictures_max: int | None = None) -> LabelledPi
     Raises InputError: nothing there, no labels, too many classes.
     """
     learn, held = (_opened(place, split) for split in ("train", "val"))
-    learn_items, held_items = _visible(learn), _visible(held)
+    learn_items, held_items = list(learn.items()), list(held.items())
     # Data without a split of its own gives all of it for both.
     own_split = not {item.name for item in learn_items} <= {item.name for item in held_items}
     everything = list({(item.name, item.label): item for item in (*learn_items, *held_items)}.values())
@@ -82,11 +82,6 @@ def _opened(place: Path, split: str) -> Dataset:
                 f"{place} has no pictures: expected a folder for each class, with pictures in it"
             ) from None
         raise
-
-
-def _visible(dataset: Dataset) -> list[Item]:
-    """Without what systems leave behind: hidden files and folders."""
-    return [item for item in dataset.items() if not any(part[:1] == "." for part in PurePosixPath(item.name).parts)]
 
 
 def _class_names(dataset: Dataset, items: Iterable[Item]) -> dict[int, str]:

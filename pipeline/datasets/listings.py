@@ -43,12 +43,18 @@ def _stand_in(split: str, there: Container[str]) -> str:
     return "test" if split == "val" and "val" not in there else split
 
 
+def _visible(names: Iterable[str]) -> list[str]:
+    """Sorted, without what systems leave behind: hidden files and folders."""
+    return sorted(name for name in names if not any(part.startswith(".") for part in Path(name).parts))
+
+
 def _chosen(names: Sequence[str], split: str) -> tuple[list[tuple[str, str]], set[str]]:
     """([(name, class)] of the split, all class names): the layout `[split/]class/file`."""
     placed = [(name, *_split_and_class(Path(name).parts)) for name in names]
-    splits = {part for _name, part, _kind in placed}
-    if "" in splits:
-        # Split folders hold every picture; else it is a class that happens to be called so, as "train" in CIFAR-100.
+    splits = {part for name, part, _kind in placed if "/" in name}
+    if "" in splits or not splits:
+        # Split folders hold every picture below them (those at the top count for nothing); else it is a class that
+        # happens to be called so, as "train" in CIFAR-100.
         kinds = [Path(name).parent.name for name in names]
         return list(zip(names, kinds, strict=True)), set(kinds)
     wanted = _stand_in(split, splits)
@@ -72,7 +78,7 @@ def _from_names(
 
 
 def class_folders(path: Path, split: str, classes: Sequence[str] | None) -> Dataset:
-    names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    names = _visible(p.relative_to(path).as_posix() for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     return _from_names(path, names, split, classes, lambda name: (path / name).read_bytes())
 
 
@@ -111,9 +117,10 @@ def tar_shards(path: Path, split: str, classes: Sequence[str] | None) -> Dataset
         rows = _read_rows(tars.read(tables[0]).decode("utf-8"), path)
         placed = {name.removeprefix("./"): name for name in images}
         return _from_rows(path, rows, split, classes, lambda name: tars.read(placed[(folder / name).as_posix()]))
+    images = _visible(images)
     numbers = {name for name in tars.names if name.endswith(".cls")}
     if numbers:
-        paired = [(name, str(Path(name).with_suffix(".cls"))) for name in sorted(images)]
+        paired = [(name, str(Path(name).with_suffix(".cls"))) for name in images]
 
         def items() -> Iterator[Item]:
             for name, number in paired:
@@ -121,7 +128,7 @@ def tar_shards(path: Path, split: str, classes: Sequence[str] | None) -> Dataset
                 yield Item(name, label, lambda name=name: tars.read(name))  # type: ignore[misc]
 
         return Dataset(path.stem, classes or (), items)
-    return _from_names(path, sorted(images), split, classes, tars.read)
+    return _from_names(path, images, split, classes, tars.read)
 
 
 def _read_rows(text: str, where: Path) -> list[Mapping[str, str]]:

@@ -82,6 +82,15 @@ def test_class_that_is_called_like_a_split(tmp_path: Path) -> None:
     assert labels(flat, split="test") == [("bus/1.png", 0), ("train/1.png", 1)]
 
 
+@pytest.mark.parametrize("write", [write_tar, write_folder])
+def test_what_lies_beside_split_folders_is_left_aside(tmp_path: Path, write: object) -> None:
+    """Hidden files and folders and pictures at the top belong to no split, and make no class."""
+    strange = {"cover.png": encoded(), ".thumbs/x.png": encoded(), "train/cat/._1.png": b"x"}
+    path = write(tmp_path / "pets.tar", SPLIT_FILES | strange)  # type: ignore[operator]
+    assert labels(path, split="train") == [("train/cat/1.png", 0), ("train/dog/1.png", 1)]
+    assert labels(path, split="test") == [("test/dog/2.png", 1)]
+
+
 def test_given_classes_fix_the_order(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "pets.tar", SPLIT_FILES)
     assert labels(path, classes=["bird", "cat", "dog"]) == [("test/dog/2.png", 2)]

@@ -35,6 +35,14 @@ def test_own_splits_are_kept(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("strange", ["cover.png", ".thumbs/x.png"])
+def test_own_splits_are_kept_beside_strangers(tmp_path: Path, strange: str) -> None:
+    names = [f"{split}/{kind}/{i}.png" for split in ("train", "val") for kind in "ab" for i in range(5)]
+    found = find_pictures(folder(tmp_path, [*names, strange]))
+    assert {p.item.name for p in found.pictures if p.held_out} == {name for name in names if name[0] == "v"}
+    assert (len(found.pictures), found.classes) == (20, ("a", "b"))
+
+
 @pytest.mark.parametrize(("held", "count"), [("test", 2), ("val", 2), ("", 4)])
 def test_a_table_with_a_split(tmp_path: Path, held: str, count: int) -> None:
     """Each picture is there once; held out are val's or test's, a fifth where some rows are of no split."""
