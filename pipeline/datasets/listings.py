@@ -114,7 +114,7 @@ def tar_shards(path: Path, split: str, classes: Sequence[str] | None) -> Dataset
     tables = [name for name in tars.names if Path(name).name == "labels.csv"]
     if tables:
         folder = Path(tables[0]).parent
-        rows = _read_rows(tars.read(tables[0]).decode("utf-8"), path)
+        rows = _read_rows(tars.read(tables[0]).decode("utf-8-sig"), path)
         placed = {name.removeprefix("./"): name for name in images}
         return _from_rows(path, rows, split, classes, lambda name: tars.read(placed[(folder / name).as_posix()]))
     images = _visible(images)
@@ -142,7 +142,7 @@ def _column(row: Mapping[str, str], names: Sequence[str], where: Path) -> str:
     for name in names:
         if name in row:
             return name
-    raise InputError(f"{where}: the heading is {', '.join(row)}, expected a column {' or '.join(names)}")
+    raise InputError(f"{where}: the heading is {', '.join(filter(None, row))}, expected a column {' or '.join(names)}")
 
 
 def _from_rows(
@@ -154,8 +154,12 @@ def _from_rows(
 ) -> Dataset:
     file_column = _column(rows[0], ("path", "filename", "file"), where)
     label_column = _column(rows[0], ("label", "index", "imagenet_index", "class"), where)
+    for number, row in enumerate(rows, 1):
+        for column in (file_column, label_column):
+            if row[column] is None:
+                raise InputError(f"{where}: row {number} below the heading has no {column}: add it or remove the row")
     labels = [row[label_column] for row in rows]
-    numeric = all(label.isdigit() for label in labels)
+    numeric = all(label.isdecimal() for label in labels)  # isdigit is true of "²" too
     index = {} if numeric else class_index(labels, classes, str(where))  # of all splits, so that they agree
     there = {part for part, names in SPLITS.items() if any(row.get("split") in names for row in rows)}
     wanted = _stand_in(split, there)
@@ -182,5 +186,5 @@ def _read_or_refuse(read: Callable[[str], bytes], name: str) -> bytes:
 
 def csv_list(path: Path, split: str, classes: Sequence[str] | None) -> Dataset:
     table = path if path.is_file() else path / "labels.csv"
-    rows = _read_rows(table.read_text("utf-8"), table)
+    rows = _read_rows(table.read_text("utf-8-sig"), table)
     return _from_rows(table, rows, split, classes, lambda name: (table.parent / name).read_bytes())

@@ -128,6 +128,26 @@ def test_csv_list(tmp_path: Path) -> None:
     assert labels(tmp_path, split="val") == [("b.png", 0)], "no val split: test stands in"
 
 
+def test_table_as_excel_writes_it(tmp_path: Path) -> None:
+    """A mark before the first column; in a tar too."""
+    table = "\ufeffpath,label\na.png,cow\n".encode()
+    write_folder(tmp_path / "folder", {"a.png": encoded(), "labels.csv": table})
+    assert labels(tmp_path / "folder") == [("a.png", 0)]
+    assert labels(write_tar(tmp_path / "t.tar", {"labels.csv": table, "a.png": encoded()})) == [("a.png", 0)]
+
+
+def test_short_row_of_a_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,label\na.png,cow\nb.png\n")
+    with pytest.raises(InputError, match=r"labels\.csv: row 2 below the heading has no label: add it"):
+        open_dataset(tmp_path)
+
+
+def test_labels_that_only_look_like_numbers(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a.png": encoded(), "b.png": encoded()})
+    (tmp_path / "labels.csv").write_text("path,label\na.png,²\nb.png,1\n", "utf-8")
+    assert open_dataset(tmp_path).classes == ("1", "²")
+
+
 def test_food101_as_published(tmp_path: Path) -> None:
     files = {
         "images/pizza/1.jpg": encoded(kind="JPEG"),

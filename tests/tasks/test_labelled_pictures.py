@@ -63,6 +63,13 @@ def test_a_table_with_numbers(tmp_path: Path) -> None:
     assert (found.classes, found.counts()) == (("17", "4"), [2, 1])
 
 
+def test_a_table_of_pictures_above_it(tmp_path: Path) -> None:
+    """`..` is no hidden folder."""
+    folder(tmp_path, ["a/1.jpg", "b/1.jpg", "lists/x"])
+    (tmp_path / "lists" / "some.csv").write_text("path,label\n../a/1.jpg,a\n../b/1.jpg,b\n")
+    assert find_pictures(tmp_path / "lists" / "some.csv").classes == ("a", "b")
+
+
 def test_decomposed_and_composed_names_are_one_class(tmp_path: Path) -> None:
     """As copied from a system that writes them apart."""
     place = folder(tmp_path, ["Vo\u0308gel/1.jpg", "Vögel/2.jpg", "Fische/3.jpg", "two  fish/4.jpg", "two fish/5.jpg"])
