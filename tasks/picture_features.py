@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import limits
 from pipeline.bundle import Backbone, Bundle
 from pipeline.codec.quantisation import dequantise, quantise
 from pipeline.datasets import Item, decode_image
@@ -202,6 +203,8 @@ def upright_pixels(data: bytes, *, name: str, side: int) -> Pixels:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
     except (ImportError, ValueError):
         return decode_image(data, name=name)  # which says what is wrong
+    if height * width > limits.IMAGE_PIXELS_MAX:
+        return decode_image(data, name=name)  # which refuses it
     if min(height, width) < 4 * side or space not in ("YCbCr", "Gray", "RGB"):
         return decode_image(data, name=name)
     try:

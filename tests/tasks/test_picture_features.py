@@ -102,7 +102,12 @@ def test_photos_are_seen_upright() -> None:
 
 
 def test_large_photos_are_decoded_small() -> None:
+    """Not beyond the limit that holds for all pictures."""
     pytest.importorskip("simplejpeg")
     buffer = io.BytesIO()
     Image.new("RGB", (2000, 1600), (9, 99, 199)).save(buffer, "JPEG")
     assert upright_pixels(buffer.getvalue(), name="x", side=64).shape == (200, 250, 3)
+    large = io.BytesIO()
+    Image.new("L", (9000, 5000)).save(large, "JPEG")
+    with pytest.raises(InputError, match="x is 9000×5000, limit 40000000 pixels: scale it down"):
+        upright_pixels(large.getvalue(), name="x", side=64)
