@@ -121,11 +121,17 @@ def teach(
     # A class whose examples are all held out cannot be told from them.
     known = np.zeros(classes, bool)
     known[examples.labels_M[learn]] = True
+    alone = [name for name, learnt in zip(examples.classes, known.tolist(), strict=True) if not learnt]
+    if alone:
+        notes.append(
+            f"{len(alone)} classes have held-out examples alone ({_some(alone)}): they are learnt in the end, and not "
+            "measured"
+        )
     held = held & known[examples.labels_M]
     chosen = None
     accuracy, rejected = None, None
     confusions: tuple[Confusion, ...] = ()
-    if held.any() and classes > 1:
+    if held.any() and known.sum() > 1:
         first = _fit(kind, examples, features, learn, None, lambda done, total: on_step("learning", done, total))
         chosen = first.chosen
         answers = first.logits(features[held]).argmax(axis=1)
@@ -235,9 +241,12 @@ def _check(task: str, examples: Examples, kind: str, unknown: bool) -> list[str]
         )
     singles = [name for name, count in counts.items() if count == 1]
     if singles:
-        shown = ", ".join(singles[:3]) + (" …" if len(singles) > 3 else "")
-        notes.append(f"{len(singles)} classes have one picture ({shown}): none is left to measure them with")
+        notes.append(f"{len(singles)} classes have one picture ({_some(singles)}): none is left to measure them with")
     return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
 
 def _fit(

@@ -108,6 +108,18 @@ def test_one_picture_a_class() -> None:
     assert (lesson.head.logits(examples.pooled_MD).argmax(axis=1) == np.arange(3)).all()
 
 
+def test_a_class_that_is_only_held_out_is_named() -> None:
+    """Learnt in the end, not measured; with one other class there is nothing to measure."""
+    examples = clusters(3, 20)
+    lesson = teach("x", replace(examples, held_out_M=examples.held_out_M | (examples.labels_M == 2)), ORIGIN)
+    line = "1 classes have held-out examples alone (class 2): they are learnt in the end, and not measured"
+    assert line in lesson.notes
+    assert (lesson.held_out, lesson.accuracy and lesson.accuracy.value) == (10, 100)
+    assert lesson.head.logits(examples.pooled_MD[-1:]).argmax() == 2
+    two = clusters(2, 20)
+    assert teach("x", replace(two, held_out_M=two.held_out_M | (two.labels_M == 1)), ORIGIN).accuracy is None
+
+
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_classes_of_one_picture_beside_others(kind: str) -> None:
     """Each is learnt: the only picture of a class never says when to stop."""
