@@ -29,6 +29,8 @@ from pipeline.errors import ConfigError, InputError
 
 Float32 = NDArray[np.float32]
 
+FEATURE_MAX = 65_504.0
+"""Examples are kept in half precision."""
 HELD_OUT_SHARE = 0.2
 _STRETCHES = 5
 """What a label's only capture is divided into, so that neighbouring frames mostly lie on one side of a fold."""
@@ -116,11 +118,11 @@ class ExampleStore:
         self.folder = folder
 
     def save_pictures(self, examples: Examples, origin: Origin) -> None:
-        """In place of those of an earlier `tasks add`, whole or not at all. Raises ConfigError."""
+        """In place of those of an earlier `tasks add`, whole or not at all. Raises InputError, ConfigError."""
         self._save(self.folder / f"pictures.{origin.backbone}.safetensors", examples, origin)
 
     def save_capture(self, label: str, pooled_MD: Float32, origin: Origin) -> Path:
-        """One more capture of one label. Raises ConfigError."""
+        """One more capture of one label. Raises InputError, ConfigError."""
         number = 1 + max((int(path.name[8:12]) for path in self.folder.glob("capture-????.*.safetensors")), default=0)
         path = self.folder / f"capture-{number:04d}.{origin.backbone}.safetensors"
         count = len(pooled_MD)
@@ -167,6 +169,12 @@ class ExampleStore:
     def _save(self, path: Path, examples: Examples, origin: Origin) -> None:
         from safetensors.numpy import save
 
+        highest = float(np.abs(examples.pooled_MD).max(initial=0.0))
+        if not highest <= FEATURE_MAX:  # nor NaN
+            raise InputError(
+                f"features for {path.name} reach {highest:g}, limit {FEATURE_MAX:g}: nothing is kept of them, look at "
+                "the backbone and its precision"
+            )
         header = {
             "classes": json.dumps(examples.classes, ensure_ascii=False), "backbone": origin.backbone,
             "codec_id": origin.codec_id, "synthesis_sha256": origin.synthesis_sha256,

@@ -186,6 +186,17 @@ def test_examples_add_up(tmp_path: Path) -> None:
     assert "кружка" not in store.load(ORIGIN)[0].counts()  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("value", "line"), [(1e5, "reach 100000, limit 65504: nothing is kept"), (np.nan, "reach nan")]
+)
+def test_features_that_cannot_be_kept_are_refused(tmp_path: Path, value: float, line: str) -> None:
+    """Before they are written: later they would keep the whole task from being taught."""
+    store = ExampleStore(tmp_path)
+    with pytest.raises(InputError, match=line):
+        store.save_capture("cup", np.full((9, WIDTH), value, np.float32), ORIGIN)
+    assert store.load(ORIGIN) == (None, [])
+
+
 def test_examples_of_another_bundle_are_left_aside_and_named(tmp_path: Path) -> None:
     store = ExampleStore(tmp_path)
     store.save_capture("cup", clusters().pooled_MD[:5], msgspec_replace_origin("d" * 64))
