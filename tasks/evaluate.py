@@ -1,9 +1,9 @@
 """How good, and how sure: accuracy with its interval, loss against the unmodified backbone, agreement, divergence.
 
 Losses are in points of top-1 *on the same pictures*; a bootstrap over pictures gives the interval, paired, because
-the same pictures are hard for both. Where fewer than ten answers differ a bootstrap is far too sure (where none does it
-never draws one), and an adjusted interval stands in (Bonett and Price 2012). Agreement and divergence need no labels
-and are far less noisy than the loss.
+the same pictures are hard for both. Of few pictures a bootstrap is far too sure (what none of 20 lost it never draws),
+so an adjusted interval stands in (Bonett and Price 2012). Agreement and divergence need no labels and are far less
+noisy than the loss.
 
 Axes: M examples, N classes.
 """
@@ -20,8 +20,8 @@ from pipeline.errors import InputError
 
 _Z95 = 1.959963984540054
 BOOTSTRAP_DRAWS = 10_000
-BOOTSTRAP_DIFFERENCES_MIN = 10
-"""Answers that differ, from which on a bootstrap is trusted."""
+BOOTSTRAP_PICTURES_MIN = 300
+"""From which on a bootstrap is taken: what it never draws is then hardly a point."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def loss_points(reference_correct_M: ArrayLike, correct_M: ArrayLike, *, seed: i
     if len(reference) != len(correct):
         raise InputError(f"{len(reference)} reference answers and {len(correct)} answers: compare the same pictures")
     difference = reference.astype(np.int64) - correct
-    if np.count_nonzero(difference) < BOOTSTRAP_DIFFERENCES_MIN:
-        low, high = _few_differences(int((difference > 0).sum()), int((difference < 0).sum()), len(difference))
+    if len(difference) < BOOTSTRAP_PICTURES_MIN:
+        low, high = _of_few(int((difference > 0).sum()), int((difference < 0).sum()), len(difference))
         return Estimate(100 * float(difference.mean()), low, high)
     # Only how often each of -1, 0, +1 is drawn matters, and that is multinomial: exact, and no table of draws ×
     # pictures.
@@ -74,7 +74,7 @@ def loss_points(reference_correct_M: ArrayLike, correct_M: ArrayLike, *, seed: i
     return Estimate(100 * float(difference.mean()), float(low), float(high))
 
 
-def _few_differences(lost: int, won: int, pictures: int) -> tuple[float, float]:
+def _of_few(lost: int, won: int, pictures: int) -> tuple[float, float]:
     """95 % interval in points: as if one more picture had been lost and one more won."""
     shares = (lost + 1) / (pictures + 2), (won + 1) / (pictures + 2)
     middle = shares[0] - shares[1]
