@@ -54,7 +54,7 @@ def find_pictures(place: Path, *, pictures_max: int | None = None) -> LabelledPi
     own_split = not {item.name for item in learn_items} <= {item.name for item in held_items}
     everything = list({(item.name, item.label): item for item in (*learn_items, *held_items)}.values())
     labelled = [item for item in everything if item.label >= 0]
-    notes = _notes(place, len(everything) - len(labelled))
+    notes = _notes(place, len(everything) - len(labelled), own_split)
     if not labelled:
         raise InputError(
             f"{place} has no labelled pictures: expected a folder for each class, a CSV with path and label, "
@@ -125,16 +125,23 @@ def _hash(name: str) -> bytes:
     return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
 
 
-def _notes(place: Path, unlabelled: int) -> tuple[str, ...]:
+def _notes(place: Path, unlabelled: int, own_split: bool) -> tuple[str, ...]:
     notes = []
+    listed = not place.is_dir() or (place / "labels.csv").exists()
+    if own_split and not listed:  # what lies beside train/ and val/ is of neither
+        unlabelled += sum(_is_picture(path) for path in place.iterdir())
     if unlabelled:
         notes.append(f"{unlabelled} pictures lie outside any class and are left aside")
-    if place.is_dir() and not (place / "labels.csv").exists():
+    if not listed:
         folders = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
         empty = [path.name for path in folders if not _has_pictures(path)]
         if empty:
             notes.append(f"no pictures in {', '.join(empty[:5])}{' …' if len(empty) > 5 else ''}: left aside")
     return tuple(notes)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def _has_pictures(folder: Path) -> bool:

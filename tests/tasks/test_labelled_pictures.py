@@ -35,12 +35,15 @@ def test_own_splits_are_kept(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("strange", ["cover.png", ".thumbs/x.png"])
-def test_own_splits_are_kept_beside_strangers(tmp_path: Path, strange: str) -> None:
+OUTSIDE = ("1 pictures lie outside any class and are left aside",)
+
+
+@pytest.mark.parametrize(("strange", "notes"), [("cover.png", OUTSIDE), (".thumbs/x.png", ())])
+def test_own_splits_are_kept_beside_strangers(tmp_path: Path, strange: str, notes: tuple[str, ...]) -> None:
     names = [f"{split}/{kind}/{i}.png" for split in ("train", "val") for kind in "ab" for i in range(5)]
     found = find_pictures(folder(tmp_path, [*names, strange]))
     assert {p.item.name for p in found.pictures if p.held_out} == {name for name in names if name[0] == "v"}
-    assert (len(found.pictures), found.classes) == (20, ("a", "b"))
+    assert (len(found.pictures), found.classes, found.notes) == (20, ("a", "b"), notes)
 
 
 @pytest.mark.parametrize(("held", "count"), [("test", 2), ("val", 2), ("", 4)])
