@@ -65,12 +65,18 @@ def gather_examples(
         raise InputError(f"none of {len(found.pictures)} pictures can be read; the first: {features.broken[0]}")
     labels = np.array([picture.label for picture in found.pictures], np.int64)[features.pictures_M]
     held = np.array([picture.held_out for picture in found.pictures], bool)[features.pictures_M]
+    # Copies are one picture: a held-out one of what is learnt from would flatter.
+    copied = held & np.isin(features.originals_M, features.originals_M[~held])
+    held &= ~copied
     left = sorted(set(labels.tolist()))
     lost = [name for index, name in enumerate(found.classes) if index not in set(left)]
-    notes = (f"no picture of {', '.join(lost[:5])} can be read: left aside",) if lost else ()
+    notes = [f"no picture of {', '.join(lost[:5])} can be read: left aside"] if lost else []
+    if copied.any():
+        copies = len(np.unique(features.pictures_M[copied]))
+        notes.append(f"{copies} of the held-out pictures are copies of others: they are learnt from as those are")
     place = np.full(len(found.classes), -1, np.int64)
     place[left] = np.arange(len(left))
     examples = Examples(
-        tuple(found.classes[index] for index in left), features.pooled_MD, place[labels], features.pictures_M, held
+        tuple(found.classes[index] for index in left), features.pooled_MD, place[labels], features.originals_M, held
     )
-    return Gathered(examples, features.broken, notes, features.maps_MFhw)
+    return Gathered(examples, features.broken, tuple(notes), features.maps_MFhw)

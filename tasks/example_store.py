@@ -17,7 +17,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,12 @@ from pipeline import limits
 from pipeline.errors import ConfigError, InputError
 
 Float32 = NDArray[np.float32]
+
+FEATURE_MAX = 65_504.0
+"""Examples are kept in half precision."""
+HELD_OUT_SHARE = 0.2
+_STRETCHES = 5
+"""What a label's only capture is divided into, so that neighbouring frames mostly lie on one side of a fold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +50,8 @@ class Origin:
 class Examples:
     """Features (M, D) float32 with the index of each one's class, and which belong together (views of one picture).
 
-    `held_out_M`: examples that accuracy is measured on.
+    `held_out_M`: examples that accuracy is measured on. `captures_M`: the capture that each is a frame of, -1 for
+    pictures; None: all are pictures.
     """
 
     classes: tuple[str, ...]
@@ -52,6 +59,7 @@ class Examples:
     labels_M: NDArray[np.int64]
     groups_M: NDArray[np.int64]
     held_out_M: NDArray[np.bool_]
+    captures_M: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels_M)
@@ -60,19 +68,38 @@ class Examples:
         """Groups (pictures, captured frames) of each class."""
         return _counts(self.classes, self.labels_M, self.groups_M)
 
+    def blocks(self, rows: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """For `rows`, what must lie on one side of a fold: views of a picture, frames of a capture.
+
+        Frames of one capture are alike, so where its label has nothing else it is divided into stretches of time.
+        """
+        blocks = self.groups_M[rows]
+        if self.captures_M is None:
+            return blocks
+        labels, captures = self.labels_M[rows], self.captures_M[rows]
+        blocks = np.where(captures < 0, blocks, captures + blocks.max(initial=-1) + 1)
+        for label in np.unique(labels[captures >= 0]):
+            theirs = np.flatnonzero(labels == label)
+            if len(np.unique(blocks[theirs])) == 1:
+                stretches = np.arange(len(theirs)) * _STRETCHES // len(theirs)
+                blocks[theirs] = blocks.max() + 1 + stretches
+        return blocks
+
     @classmethod
     def joined(cls, parts: Sequence[Examples]) -> Examples:
         """All of `parts`, classes by name in order of first appearance."""
         names = list(dict.fromkeys(name for part in parts for name in part.classes))
         index = {name: number for number, name in enumerate(names)}
         labels = [np.array([index[name] for name in part.classes], np.int64)[part.labels_M] for part in parts]
-        starts = np.cumsum([0, *(int(part.groups_M.max(initial=-1)) + 1 for part in parts)])
+        groups = _apart([part.groups_M for part in parts])
+        captures = _apart([np.full(len(part), -1) if part.captures_M is None else part.captures_M for part in parts])
         return cls(
             tuple(names),
             np.concatenate([part.pooled_MD for part in parts]),
             np.concatenate(labels),
-            np.concatenate([part.groups_M + start for part, start in zip(parts, starts, strict=False)]),
+            groups,
             np.concatenate([part.held_out_M for part in parts]),
+            captures,
         )
 
 
@@ -91,17 +118,17 @@ class ExampleStore:
         self.folder = folder
 
     def save_pictures(self, examples: Examples, origin: Origin) -> None:
-        """In place of those of an earlier `tasks add`, whole or not at all. Raises ConfigError."""
+        """In place of those of an earlier `tasks add`, whole or not at all. Raises InputError, ConfigError."""
         self._save(self.folder / f"pictures.{origin.backbone}.safetensors", examples, origin)
 
     def save_capture(self, label: str, pooled_MD: Float32, origin: Origin) -> Path:
-        """One more capture of one label. Raises ConfigError."""
+        """One more capture of one label. Raises InputError, ConfigError."""
         number = 1 + max((int(path.name[8:12]) for path in self.folder.glob("capture-????.*.safetensors")), default=0)
         path = self.folder / f"capture-{number:04d}.{origin.backbone}.safetensors"
         count = len(pooled_MD)
-        each = np.arange(count)
-        # Every fifth frame is held out; frames that follow each other are alike, so this flatters: docs/tasks.md.
-        self._save(path, Examples((label,), pooled_MD, np.zeros(count, np.int64), each, each % 5 == 4), origin)
+        labels = np.zeros(count, np.int64)
+        # Which are held out depends on the other captures: `load` says.
+        self._save(path, Examples((label,), pooled_MD, labels, np.arange(count), np.zeros(count, bool)), origin)
         return path
 
     def load(self, origin: Origin) -> tuple[Examples | None, list[str]]:
@@ -114,7 +141,7 @@ class ExampleStore:
                 strange.append(path.name)
             elif len(part):
                 parts.append(part)
-        return (Examples.joined(parts) if parts else None), strange
+        return (Examples.joined(_held_out(parts)) if parts else None), strange
 
     def counts(self, origin: Origin) -> dict[str, int]:
         """Those of `load(origin)`, without reading the features."""
@@ -149,6 +176,12 @@ class ExampleStore:
     def _save(self, path: Path, examples: Examples, origin: Origin) -> None:
         from safetensors.numpy import save
 
+        highest = float(np.abs(examples.pooled_MD).max(initial=0.0))
+        if not highest <= FEATURE_MAX:  # nor NaN
+            raise InputError(
+                f"features for {path.name} reach {highest:g}, limit {FEATURE_MAX:g}: nothing is kept of them, look at "
+                "the backbone and its precision"
+            )
         header = {
             "classes": json.dumps(examples.classes, ensure_ascii=False), "backbone": origin.backbone,
             "codec_id": origin.codec_id, "synthesis_sha256": origin.synthesis_sha256,
@@ -167,8 +200,12 @@ class ExampleStore:
             raise ConfigError(f"examples cannot be written to {path}: {error.strerror or error}") from None
 
 
+def _is_pictures(path: Path) -> bool:
+    return path.name.startswith("pictures")
+
+
 def _pictures_first(path: Path) -> tuple[bool, str]:
-    return not path.name.startswith("pictures"), path.name
+    return not _is_pictures(path), path.name
 
 
 @contextlib.contextmanager
@@ -204,8 +241,33 @@ def _read(path: Path, origin: Origin) -> Examples | None:
         pooled, labels, groups, held_out = map(file.get_tensor, ("pooled", "labels", "groups", "held_out"))
         return Examples(
             _classes(file), pooled.astype(np.float32), labels.astype(np.int64), groups.astype(np.int64),
-            held_out.astype(bool),
+            held_out.astype(bool), None if _is_pictures(path) else np.zeros(len(labels), np.int64),
         )  # fmt: skip
+
+
+def _held_out(parts: Sequence[Examples]) -> list[Examples]:
+    """Of a label with several captures the latest are held out, of an only one its last frames."""
+    of_label: dict[str, list[int]] = {}
+    for number, part in enumerate(parts):
+        if part.captures_M is not None:
+            of_label.setdefault(part.classes[0], []).append(number)
+    chosen = list(parts)
+    for numbers in of_label.values():
+        whole = max(1, round(HELD_OUT_SHARE * len(numbers)))
+        for place, number in enumerate(numbers):
+            count = len(parts[number])
+            if len(numbers) > 1:
+                held = np.full(count, place >= len(numbers) - whole)
+            else:
+                held = np.arange(count) >= count - int(HELD_OUT_SHARE * count)
+            chosen[number] = replace(parts[number], held_out_M=held)
+    return chosen
+
+
+def _apart(numbers: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """One after the other, those of each part above those of the parts before; negative ones stay."""
+    starts = np.cumsum([0, *(int(one.max(initial=-1)) + 1 for one in numbers)])
+    return np.concatenate([np.where(one < 0, one, one + start) for one, start in zip(numbers, starts, strict=False)])
 
 
 def _counts(classes: Sequence[str], labels_M: NDArray[Any], groups_M: NDArray[Any]) -> dict[str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +36,7 @@ class FeatureCache:
         try:
             with np.load(place, allow_pickle=False) as arrays:
                 pooled, labels, pictures = (arrays[name] for name in ("pooled", "labels", "pictures"))
-        except (OSError, KeyError, ValueError, EOFError):
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
             return None
         return FeatureSet(backbone, pooled, labels, pictures, np.zeros(len(labels), np.int64))
 

@@ -105,8 +105,8 @@ class NearestHead(_Named):
         rows = np.repeat(np.arange(len(pooled_BD)), k)
         np.add.at(shares, (rows, self.owners[nearest].ravel()), votes.ravel())
         sums = shares.sum(axis=1, keepdims=True)
-        # A vote of one in a thousand for each class, so that none is impossible.
-        logits: Float32 = np.log(shares / np.where(sums > 0, sums, 1) + 1e-3).astype(np.float32)
+        # A thousandth of the votes to all classes alike, so that none is impossible.
+        logits: Float32 = np.log(shares / np.where(sums > 0, sums, 1) + 1e-3 / self.classes).astype(np.float32)
         return np.where(np.isfinite(sums), logits, np.float32(np.nan))
 
 

@@ -10,14 +10,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pipeline import limits
 from pipeline.datasets import IMAGE_SUFFIXES, Dataset, Item, open_dataset
 from pipeline.errors import ConfigError, InputError
-from tasks.example_store import label_text
-
-HELD_OUT_SHARE = 0.2
+from tasks.example_store import HELD_OUT_SHARE, label_text
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,12 @@ def find_pictures(place: Path, *, pictures_max: int | None = None) -> LabelledPi
     Raises InputError: nothing there, no labels, too many classes.
     """
     learn, held = (_opened(place, split) for split in ("train", "val"))
-    learn_items, held_items = _visible(learn), _visible(held)
-    own_split = {item.name for item in learn_items} != {item.name for item in held_items}
-    everything = [*learn_items, *held_items] if own_split else learn_items
+    learn_items, held_items = list(learn.items()), list(held.items())
+    # Data without a split of its own gives all of it for both.
+    own_split = not {item.name for item in learn_items} <= {item.name for item in held_items}
+    everything = list({(item.name, item.label): item for item in (*learn_items, *held_items)}.values())
     labelled = [item for item in everything if item.label >= 0]
-    notes = _notes(place, len(everything) - len(labelled))
+    notes = _notes(place, len(everything) - len(labelled), own_split)
     if not labelled:
         raise InputError(
             f"{place} has no labelled pictures: expected a folder for each class, a CSV with path and label, "
@@ -83,11 +82,6 @@ def _opened(place: Path, split: str) -> Dataset:
                 f"{place} has no pictures: expected a folder for each class, with pictures in it"
             ) from None
         raise
-
-
-def _visible(dataset: Dataset) -> list[Item]:
-    """Without what systems leave behind: hidden files and folders."""
-    return [item for item in dataset.items() if not any(part[:1] == "." for part in PurePosixPath(item.name).parts)]
 
 
 def _class_names(dataset: Dataset, items: Iterable[Item]) -> dict[int, str]:
@@ -131,16 +125,23 @@ def _hash(name: str) -> bytes:
     return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
 
 
-def _notes(place: Path, unlabelled: int) -> tuple[str, ...]:
+def _notes(place: Path, unlabelled: int, own_split: bool) -> tuple[str, ...]:
     notes = []
+    listed = not place.is_dir() or (place / "labels.csv").exists()
+    if own_split and not listed:  # what lies beside train/ and val/ is of neither
+        unlabelled += sum(_is_picture(path) for path in place.iterdir())
     if unlabelled:
         notes.append(f"{unlabelled} pictures lie outside any class and are left aside")
-    if place.is_dir() and not (place / "labels.csv").exists():
+    if not listed:
         folders = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
         empty = [path.name for path in folders if not _has_pictures(path)]
         if empty:
             notes.append(f"no pictures in {', '.join(empty[:5])}{' …' if len(empty) > 5 else ''}: left aside")
     return tuple(notes)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def _has_pictures(folder: Path) -> bool:

@@ -9,6 +9,7 @@ Axes: M views, D pooled features, F h w the feature map at the cut, C H W the la
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 from collections import deque
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import limits
 from pipeline.bundle import Backbone, Bundle
 from pipeline.codec.quantisation import dequantise, quantise
 from pipeline.datasets import Item, decode_image
@@ -44,11 +46,13 @@ _HALF_MAX = 65_504.0
 
 @dataclass(frozen=True, eq=False)
 class PictureFeatures:
-    """`pooled_MD` float32, `pictures_M` int64: which picture each row is a view of; `broken`: a line for each picture
-    that could not be read; `maps_MFhw`: feature maps, where they were wanted."""
+    """`pooled_MD` float32, `pictures_M` int64: which picture each row is a view of; `originals_M`: the first picture
+    with the same bytes; `broken`: a line for each picture that could not be read; `maps_MFhw`: feature maps, where they
+    were wanted."""
 
     pooled_MD: Float32
     pictures_M: NDArray[np.int64]
+    originals_M: NDArray[np.int64]
     broken: tuple[str, ...]
     maps_MFhw: Float16 | None = None
 
@@ -74,7 +78,7 @@ def picture_features(
     encoders = _Encoders(bundle, operating_point)
     collected = _Collected(engine, maps)
     with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
-        waiting: deque[tuple[int, Future[list[Float32]]]] = deque()
+        waiting: deque[tuple[int, Future[_Seen]]] = deque()
         try:
             for index in range(len(items) + workers * _AHEAD):
                 if index < len(items):
@@ -89,6 +93,14 @@ def picture_features(
     return collected.result()
 
 
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A picture: the hash of its bytes, and its latents (C, H, W), one for each view."""
+
+    sha256: bytes
+    latents: list[Float32]
+
+
 class _Encoders:
     """An encoder for each thread: pictures to latents as a server would have them."""
 
@@ -97,8 +109,8 @@ class _Encoders:
         self._point = bundle.operating_points[bundle.edge_spec.operating_point_index(operating_point)]
         self._local = threading.local()
 
-    def latents(self, item: Item, views: Sequence[View]) -> list[Float32]:
-        """Dequantised latents (C, H, W) of each view. Raises FrankenError, OSError for a picture that does not read."""
+    def latents(self, item: Item, views: Sequence[View]) -> _Seen:
+        """Dequantised latents of each view. Raises FrankenError, OSError for a picture that does not read."""
         side = self._bundle.edge_spec.preprocess.size
         data = item.read()
         pixels = upright_pixels(data, name=item.name, side=side) if isinstance(data, bytes) else data
@@ -109,7 +121,8 @@ class _Encoders:
                 image_13SS = np.ascontiguousarray(image_13SS[..., ::-1])
             symbols = quantise(self._encoder().analyse(image_13SS), self._point)
             latents.append(dequantise(symbols, self._point))
-        return latents
+        raw = data if isinstance(data, bytes) else data.tobytes()
+        return _Seen(hashlib.sha256(raw).digest(), latents)
 
     def _encoder(self) -> FrameEncoder:
         if not hasattr(self._local, "encoder"):
@@ -134,17 +147,20 @@ class _Collected:
         self._pooled: list[Float32] = []
         self._maps: list[Float16] | None = [] if maps else None
         self._pictures: list[int] = []
+        self._originals: list[int] = []
+        self._first_with: dict[bytes, int] = {}
         self._broken: list[str] = []
 
-    def take(self, index: int, future: Future[list[Float32]], items: Sequence[Item]) -> None:
+    def take(self, index: int, future: Future[_Seen], items: Sequence[Item]) -> None:
         try:
-            latents = future.result()
+            seen = future.result()
         except (FrankenError, OSError) as error:
             name, line = items[index].name, str(error)
             self._broken.append(line if line.startswith(name) else f"{name}: {line}")
             return
-        self._latents += latents
-        self._pictures += [index] * len(latents)
+        self._latents += seen.latents
+        self._pictures += [index] * len(seen.latents)
+        self._originals += [self._first_with.setdefault(seen.sha256, index)] * len(seen.latents)
         if len(self._latents) >= BATCH:
             self.flush()
 
@@ -163,7 +179,8 @@ class _Collected:
         nothing = np.zeros((0, self._engine.feature_width), np.float32)
         pooled = np.concatenate([nothing, *self._pooled])
         maps = np.concatenate(self._maps) if self._maps else None
-        return PictureFeatures(pooled, np.array(self._pictures, np.int64), tuple(self._broken), maps)
+        pictures, originals = (np.array(one, np.int64) for one in (self._pictures, self._originals))
+        return PictureFeatures(pooled, pictures, originals, tuple(self._broken), maps)
 
 
 def _check_maps(backbone: Backbone, views: int) -> None:
@@ -186,6 +203,8 @@ def upright_pixels(data: bytes, *, name: str, side: int) -> Pixels:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
     except (ImportError, ValueError):
         return decode_image(data, name=name)  # which says what is wrong
+    if height * width > limits.IMAGE_PIXELS_MAX:
+        return decode_image(data, name=name)  # which refuses it
     if min(height, width) < 4 * side or space not in ("YCbCr", "Gray", "RGB"):
         return decode_image(data, name=name)
     try:

@@ -22,6 +22,8 @@ Labels = NDArray[np.int64]
 
 PENALTIES: tuple[float, ...] = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(0.0, -5.51, -0.5))
 """Strongest first. Of the mean log loss, on scaled features: loss = mean(cross entropy) + penalty / 2 · |W|²."""
+PENALTY_ALONE = 0.01
+"""Where no class has an example to spare for choosing one."""
 FOLDS = 4
 _SPREAD_FLOOR = 1e-3
 """Of the median spread: features that hardly ever move are not blown up beyond this."""
@@ -64,7 +66,7 @@ def fit_probe(
     path = sorted(set(penalties), reverse=True)
     steps = _Steps((folds + 1) * len(path) if len(path) > 1 else 1, on_step)
     losses = _cross_validate(features, labels, classes, path, folds, groups_M, seed, steps) if len(path) > 1 else {}
-    best = min(losses, key=lambda penalty: losses[penalty]) if losses else path[0]
+    best = min(losses, key=lambda penalty: losses[penalty]) if losses else _nearest(path, PENALTY_ALONE)
     scaling = Scaling.of(features)
     weights = np.zeros((classes, features.shape[1] + 1), np.float64)
     scaled = scaling(features)
@@ -110,13 +112,18 @@ class Scaling:
 def fold_rows(
     labels_M: Labels, folds: int, *, groups_M: Sequence[int] | Labels | None = None, seed: int = 0
 ) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    """(rows to learn from, rows held out) for each fold: classes spread evenly, groups kept together."""
+    """(rows to learn from, rows held out) for each fold: classes spread evenly, groups kept together.
+
+    The only group of a class is never held out: what was not learnt cannot be told.
+    """
     groups = np.arange(len(labels_M)) if groups_M is None else np.asarray(groups_M)
     _unique, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
+    label_of_group = np.asarray(labels_M)[first]
     order = np.random.default_rng(seed).permutation(len(first))
-    order = order[np.argsort(labels_M[first][order], kind="stable")]
-    fold_of_group = np.empty(len(first), np.int64)
-    fold_of_group[order] = np.arange(len(first)) % folds  # dealt out like cards, class after class
+    order = order[np.argsort(label_of_group[order], kind="stable")]
+    order = order[np.bincount(label_of_group)[label_of_group[order]] > 1]
+    fold_of_group = np.full(len(first), -1, np.int64)
+    fold_of_group[order] = np.arange(len(order)) % folds  # dealt out like cards, class after class
     fold_of_row = fold_of_group[group_of]
     for fold in range(folds):
         yield fold_of_row != fold, fold_of_row == fold
@@ -149,22 +156,30 @@ def _cross_validate(
     seed: int,
     steps: _Steps,
 ) -> dict[float, float]:
-    """Penalty → mean held-out log loss. All folds walk the path in step; it ends once the loss has risen twice."""
+    """Penalty → mean held-out log loss. All folds walk the path in step; it ends once the loss has risen twice.
+
+    Empty where nothing can be held out.
+    """
     splits = fold_rows(labels, folds, groups_M=groups, seed=seed)
     walks = [_Walk.of(features, labels, classes, learn, held) for learn, held in splits]
+    held_out = sum(len(walk.held_y) for walk in walks)
     losses: dict[float, float] = {}
     rises = 0
-    for penalty in path:
+    for penalty in path if held_out else ():
         sums = 0.0
         for walk in walks:
             sums += walk.step(penalty)
             steps.done()
-        loss = sums / len(labels)
+        loss = sums / held_out
         rises = rises + 1 if losses and loss > min(losses.values()) else 0
         losses[penalty] = loss
         if rises == 2:
             break
     return losses
+
+
+def _nearest(path: list[float], penalty: float) -> float:
+    return min(path, key=lambda one: abs(np.log(one / penalty)))
 
 
 @dataclass

@@ -66,7 +66,7 @@ def fit_network(
     seed: int = 0,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Network:
-    """A network for these examples; a fifth of them says when to stop."""
+    """A network for these examples; a fifth of them says when to stop, never the only ones of a class."""
     labels = np.asarray(labels_M, np.int64)
     learn, held = map(np.flatnonzero, next(fold_rows(labels, _FOLDS, groups_M=groups_M, seed=seed)))
     if not len(held) or not len(learn):

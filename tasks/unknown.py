@@ -2,7 +2,8 @@
 
 A softmax always names one of its classes, however strange the picture. The gate looks at the features instead: the
 angle between a frame's feature and the nearest class mean, both scaled as for a probe and seen from *half* the mean of
-all training features. Beyond a threshold that 95 % of held-out training pictures pass, the answer is `unknown`.
+all training features. Beyond a threshold that 95 % of held-out training pictures pass, the answer is `unknown`; each
+class counts the same there, so that a small loose one is not sacrificed to large tight ones.
 
 From half the mean, because from zero the classes of one family lie in nearly one direction, and seen from the mean
 itself what is wholly different may lie in any. Area under the ROC curve, lite0, 10 classes known, the others of the
@@ -84,15 +85,18 @@ def fit_gate(
     None where there are too few to tell: fewer than EXAMPLES_MIN examples of classes that have two or more groups.
     """
     labels = np.asarray(labels_M, np.int64)
-    distances = np.concatenate([
-        _held_out(features_MD, labels, classes, learn, held)
-        for learn, held in fold_rows(labels, _FOLDS, groups_M=groups_M)
-    ])  # fmt: skip
-    if len(distances) < EXAMPLES_MIN:
+    distances, owners = [], []
+    for learn, held in fold_rows(labels, _FOLDS, groups_M=groups_M):
+        without = _gate(features_MD[learn], labels[learn], classes, 0.0, 1.0)
+        distances.append(without.distances(features_MD[held]))
+        owners.append(labels[held])
+    held_out = np.concatenate(owners)
+    if len(held_out) < EXAMPLES_MIN:
         return None
-    threshold, middle = np.quantile(distances, [pass_share, 0.5])
-    softness = max(float(threshold - middle) / 3, _SOFTNESS_MIN)
-    return _gate(features_MD, labels, classes, float(threshold), softness)
+    shares = 1 / np.bincount(held_out)[held_out]
+    threshold, middle = _quantiles(np.concatenate(distances), shares, [pass_share, 0.5])
+    softness = max((threshold - middle) / 3, _SOFTNESS_MIN)
+    return _gate(features_MD, labels, classes, threshold, softness)
 
 
 def unit(rows_BD: Float32) -> Float32:
@@ -111,21 +115,16 @@ def class_means(features_MD: Float32, labels_M: Labels, classes: int) -> Float32
     return means
 
 
+def _quantiles(values: Float32, shares: NDArray[np.float64], wanted: Sequence[float]) -> list[float]:
+    """Quantiles where each value counts for its share: each stands in the middle of it."""
+    order = np.argsort(values)
+    ends = np.cumsum(shares[order])
+    return [float(one) for one in np.interp(wanted, (ends - shares[order] / 2) / ends[-1], values[order])]
+
+
 def _gate(features_MD: Float32, labels_M: Labels, classes: int, threshold: float, softness: float) -> UnknownGate:
     scaling = Scaling.of(features_MD)
     centre = (_CENTRE * scaling.mean_D).astype(np.float32)
     directions = unit((features_MD - centre) / scaling.spread_D)
     means = unit(class_means(directions, labels_M, classes))
     return UnknownGate(centre, scaling.spread_D.astype(np.float32), means, threshold, softness)
-
-
-def _held_out(
-    features_MD: Float32, labels_M: Labels, classes: int, learn_M: NDArray[np.bool_], held_M: NDArray[np.bool_]
-) -> Float32:
-    """Distances of the held-out rows whose class has rows to learn from."""
-    known = np.zeros(classes, bool)
-    known[labels_M[learn_M]] = True
-    held = held_M & known[labels_M]
-    if not held.any():
-        return np.zeros(0, np.float32)
-    return _gate(features_MD[learn_M], labels_M[learn_M], classes, 0.0, 1.0).distances(features_MD[held])

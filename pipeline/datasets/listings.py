@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.datasets.examples import UNLABELLED, Dataset, Item
@@ -38,15 +38,26 @@ def _split_and_class(parts: tuple[str, ...]) -> tuple[str, str]:
     return "", folders[-1] if folders else ""
 
 
+def _stand_in(split: str, there: Container[str]) -> str:
+    """The split to read for `split`: where there is no val, test is."""
+    return "test" if split == "val" and "val" not in there else split
+
+
+def _visible(names: Iterable[str]) -> list[str]:
+    """Sorted, without what systems leave behind: hidden files and folders."""
+    return sorted(name for name in names if not any(part.startswith(".") for part in Path(name).parts))
+
+
 def _chosen(names: Sequence[str], split: str) -> tuple[list[tuple[str, str]], set[str]]:
     """([(name, class)] of the split, all class names): the layout `[split/]class/file`."""
     placed = [(name, *_split_and_class(Path(name).parts)) for name in names]
-    splits = {part for _name, part, _kind in placed}
-    if "" in splits:
-        # Split folders hold every picture; else it is a class that happens to be called so, as "train" in CIFAR-100.
+    splits = {part for name, part, _kind in placed if "/" in name}
+    if "" in splits or not splits:
+        # Split folders hold every picture below them (those at the top count for nothing); else it is a class that
+        # happens to be called so, as "train" in CIFAR-100.
         kinds = [Path(name).parent.name for name in names]
         return list(zip(names, kinds, strict=True)), set(kinds)
-    wanted = "test" if split == "val" and "val" not in splits else split
+    wanted = _stand_in(split, splits)
     return [(name, kind) for name, part, kind in placed if part == wanted], {kind for _name, _part, kind in placed}
 
 
@@ -67,7 +78,7 @@ def _from_names(
 
 
 def class_folders(path: Path, split: str, classes: Sequence[str] | None) -> Dataset:
-    names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    names = _visible(p.relative_to(path).as_posix() for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     return _from_names(path, names, split, classes, lambda name: (path / name).read_bytes())
 
 
@@ -103,12 +114,13 @@ def tar_shards(path: Path, split: str, classes: Sequence[str] | None) -> Dataset
     tables = [name for name in tars.names if Path(name).name == "labels.csv"]
     if tables:
         folder = Path(tables[0]).parent
-        rows = _read_rows(tars.read(tables[0]).decode("utf-8"), path)
+        rows = _read_rows(tars.read(tables[0]).decode("utf-8-sig"), path)
         placed = {name.removeprefix("./"): name for name in images}
         return _from_rows(path, rows, split, classes, lambda name: tars.read(placed[(folder / name).as_posix()]))
+    images = _visible(images)
     numbers = {name for name in tars.names if name.endswith(".cls")}
     if numbers:
-        paired = [(name, str(Path(name).with_suffix(".cls"))) for name in sorted(images)]
+        paired = [(name, str(Path(name).with_suffix(".cls"))) for name in images]
 
         def items() -> Iterator[Item]:
             for name, number in paired:
@@ -116,7 +128,7 @@ def tar_shards(path: Path, split: str, classes: Sequence[str] | None) -> Dataset
                 yield Item(name, label, lambda name=name: tars.read(name))  # type: ignore[misc]
 
         return Dataset(path.stem, classes or (), items)
-    return _from_names(path, sorted(images), split, classes, tars.read)
+    return _from_names(path, images, split, classes, tars.read)
 
 
 def _read_rows(text: str, where: Path) -> list[Mapping[str, str]]:
@@ -130,7 +142,7 @@ def _column(row: Mapping[str, str], names: Sequence[str], where: Path) -> str:
     for name in names:
         if name in row:
             return name
-    raise InputError(f"{where}: the heading is {', '.join(row)}, expected a column {' or '.join(names)}")
+    raise InputError(f"{where}: the heading is {', '.join(filter(None, row))}, expected a column {' or '.join(names)}")
 
 
 def _from_rows(
@@ -142,11 +154,17 @@ def _from_rows(
 ) -> Dataset:
     file_column = _column(rows[0], ("path", "filename", "file"), where)
     label_column = _column(rows[0], ("label", "index", "imagenet_index", "class"), where)
+    for number, row in enumerate(rows, 1):
+        for column in (file_column, label_column):
+            if row[column] is None:
+                raise InputError(f"{where}: row {number} below the heading has no {column}: add it or remove the row")
     labels = [row[label_column] for row in rows]
-    numeric = all(label.isdigit() for label in labels)
+    numeric = all(label.isdecimal() for label in labels)  # isdigit is true of "²" too
     index = {} if numeric else class_index(labels, classes, str(where))  # of all splits, so that they agree
-    if "split" in rows[0] and any(row["split"] in SPLITS[split] for row in rows):
-        rows = [row for row in rows if row["split"] in SPLITS[split]]
+    there = {part for part, names in SPLITS.items() if any(row.get("split") in names for row in rows)}
+    wanted = _stand_in(split, there)
+    if wanted in there:
+        rows = [row for row in rows if row["split"] in SPLITS[wanted]]
         labels = [row[label_column] for row in rows]
     pairs = [
         (row[file_column], int(label) if numeric else index[label]) for row, label in zip(rows, labels, strict=True)
@@ -168,5 +186,5 @@ def _read_or_refuse(read: Callable[[str], bytes], name: str) -> bytes:
 
 def csv_list(path: Path, split: str, classes: Sequence[str] | None) -> Dataset:
     table = path if path.is_file() else path / "labels.csv"
-    rows = _read_rows(table.read_text("utf-8"), table)
+    rows = _read_rows(table.read_text("utf-8-sig"), table)
     return _from_rows(table, rows, split, classes, lambda name: (table.parent / name).read_bytes())

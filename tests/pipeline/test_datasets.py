@@ -82,6 +82,15 @@ def test_class_that_is_called_like_a_split(tmp_path: Path) -> None:
     assert labels(flat, split="test") == [("bus/1.png", 0), ("train/1.png", 1)]
 
 
+@pytest.mark.parametrize("write", [write_tar, write_folder])
+def test_what_lies_beside_split_folders_is_left_aside(tmp_path: Path, write: object) -> None:
+    """Hidden files and folders and pictures at the top belong to no split, and make no class."""
+    strange = {"cover.png": encoded(), ".thumbs/x.png": encoded(), "train/cat/._1.png": b"x"}
+    path = write(tmp_path / "pets.tar", SPLIT_FILES | strange)  # type: ignore[operator]
+    assert labels(path, split="train") == [("train/cat/1.png", 0), ("train/dog/1.png", 1)]
+    assert labels(path, split="test") == [("test/dog/2.png", 1)]
+
+
 def test_given_classes_fix_the_order(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "pets.tar", SPLIT_FILES)
     assert labels(path, classes=["bird", "cat", "dog"]) == [("test/dog/2.png", 2)]
@@ -116,6 +125,27 @@ def test_csv_list(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("path,label,split\na.png,zebra,train\nb.png,cow,test\n")
     assert labels(tmp_path, split="test") == [("b.png", 0)]
     assert labels(tmp_path / "labels.csv", split="train") == [("a.png", 1)]
+    assert labels(tmp_path, split="val") == [("b.png", 0)], "no val split: test stands in"
+
+
+def test_table_as_excel_writes_it(tmp_path: Path) -> None:
+    """A mark before the first column; in a tar too."""
+    table = "\ufeffpath,label\na.png,cow\n".encode()
+    write_folder(tmp_path / "folder", {"a.png": encoded(), "labels.csv": table})
+    assert labels(tmp_path / "folder") == [("a.png", 0)]
+    assert labels(write_tar(tmp_path / "t.tar", {"labels.csv": table, "a.png": encoded()})) == [("a.png", 0)]
+
+
+def test_short_row_of_a_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,label\na.png,cow\nb.png\n")
+    with pytest.raises(InputError, match=r"labels\.csv: row 2 below the heading has no label: add it"):
+        open_dataset(tmp_path)
+
+
+def test_labels_that_only_look_like_numbers(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a.png": encoded(), "b.png": encoded()})
+    (tmp_path / "labels.csv").write_text("path,label\na.png,²\nb.png,1\n", "utf-8")
+    assert open_dataset(tmp_path).classes == ("1", "²")
 
 
 def test_food101_as_published(tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ def test_accuracy() -> None:
 
 
 def test_loss_is_paired() -> None:
-    """Same accuracy, same pictures: no loss and no doubt; different pictures: no loss but doubt."""
+    """Same accuracy, same pictures: no loss and little doubt; different pictures: no loss but doubt."""
     flags = np.arange(100) < 90
     same = loss_points(flags, flags)
-    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    assert (same.value, same.low, same.high) == pytest.approx((0.0, -2.72, 2.72), abs=0.01)
     other = loss_points(flags, flags[::-1])
     assert other.value == 0.0
     assert other.low < -3 < 3 < other.high
@@ -44,6 +44,21 @@ def test_loss_interval_has_the_width_that_theory_gives() -> None:
     loss = loss_points(reference, np.arange(1000) >= 10)
     assert pytest.approx(loss.value) == 1.0
     assert pytest.approx(loss.high - loss.low, rel=0.15) == 0.315 * 2 * 1.96
+
+
+@pytest.mark.parametrize(
+    ("lost", "pictures", "low", "high"), [(0, 20, -12.6, 12.6), (1, 20, -10.8, 19.9), (1, 1, -73.3, 100.0)]
+)
+def test_few_answers_leave_doubt(lost: int, pictures: int, low: float, high: float) -> None:
+    """None of 20 lost says little, where a bootstrap would be certain."""
+    loss = loss_points(np.ones(pictures, bool), np.arange(pictures) >= lost)
+    assert (loss.value, loss.low, loss.high) == pytest.approx((100 * lost / pictures, low, high), abs=0.1)
+
+
+def test_both_intervals_meet() -> None:
+    """On either side of the number of pictures from which a bootstrap is taken."""
+    few, many = (loss_points(np.arange(n) % 7 > 0, np.arange(n) % 5 > 0) for n in (280, 315))
+    assert (few.low, few.high) == (pytest.approx(many.low, abs=0.8), pytest.approx(many.high, abs=0.8))
 
 
 def test_agreement_and_divergence() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,15 @@ def spot() -> MapHead:
 def test_nearest_examples_vote() -> None:
     examples = clusters()
     assert (nearest().logits(examples.pooled_MD).argmax(axis=1) == examples.labels_M).all()
+
+
+@pytest.mark.parametrize("classes", [3, 1000])
+def test_votes_of_all_are_sure(classes: int) -> None:
+    """However many other classes there are."""
+    one = nearest()
+    head = replace(one, classes=classes, labels=tuple(map(str, range(classes))), k=1)
+    scores = np.exp(head.logits(one.examples[:1])[0].astype(np.float64))
+    assert scores[0] / scores.sum() == pytest.approx(0.999, abs=5e-4)
 
 
 def test_a_small_thing_anywhere_on_the_map_is_seen() -> None:

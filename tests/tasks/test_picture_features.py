@@ -64,6 +64,20 @@ def test_broken_pictures_are_named_and_classes_without_any_left_aside(bundle: Bu
         gather_examples(LabelledPictures((Picture(items(1, 0)[0], 0, False),), ("a",)), bundle, MeanEngine())
 
 
+def test_copies_are_one_picture_on_one_side(bundle: Bundle) -> None:
+    """Whatever they are called; a held-out copy of what is learnt from is learnt from too, and said so."""
+    data = [png((9, 9, 9)), png((99, 9, 9)), png((9, 99, 9)), png((9, 9, 9)), png((9, 99, 9))]
+    held = [False, False, True, True, True]
+    pictures = [
+        Picture(Item(f"{i}.png", 0, lambda i=i: data[i]), i % 2, held[i])  # type: ignore[misc]
+        for i in range(5)
+    ]
+    gathered = gather_examples(LabelledPictures(tuple(pictures), ("a", "b")), bundle, MeanEngine(), views=1)
+    assert gathered.examples.groups_M.tolist() == [0, 1, 2, 0, 2]
+    assert gathered.examples.held_out_M.tolist() == [False, False, True, False, True]
+    assert gathered.notes == ("1 of the held-out pictures are copies of others: they are learnt from as those are",)
+
+
 def test_feature_maps_where_they_are_wanted(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order of the views; too many for the memory, and an engine without any, are told in a line."""
     views = [live_view(bundle)]
@@ -88,7 +102,12 @@ def test_photos_are_seen_upright() -> None:
 
 
 def test_large_photos_are_decoded_small() -> None:
+    """Not beyond the limit that holds for all pictures."""
     pytest.importorskip("simplejpeg")
     buffer = io.BytesIO()
     Image.new("RGB", (2000, 1600), (9, 99, 199)).save(buffer, "JPEG")
     assert upright_pixels(buffer.getvalue(), name="x", side=64).shape == (200, 250, 3)
+    large = io.BytesIO()
+    Image.new("L", (9000, 5000)).save(large, "JPEG")
+    with pytest.raises(InputError, match="x is 9000×5000, limit 40000000 pixels: scale it down"):
+        upright_pixels(large.getvalue(), name="x", side=64)

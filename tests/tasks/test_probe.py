@@ -117,6 +117,24 @@ def test_folds_keep_groups_together_and_spread_classes() -> None:
     assert held.tolist() == [1] * 20
 
 
+def test_the_only_group_of_a_class_is_never_held_out() -> None:
+    """What was not learnt cannot be told: such rows would only drown the others."""
+    labels = np.array([0, 0, 1, 1, 2, 3, 3])
+    groups = np.array([0, 1, 2, 3, 4, 5, 5])
+    held = sum(out.astype(int) for _learn, out in fold_rows(labels, 4, groups_M=groups))
+    assert np.asarray(held).tolist() == [1, 1, 1, 1, 0, 0, 0]
+
+
+def test_single_examples_do_not_choose_the_penalty() -> None:
+    """Nine further classes of one example each: the loss stays that of the ten that can be held out."""
+    features, labels = blobs(12, classes=19, spread=1.5)
+    kept = (labels < 10) | (np.arange(len(labels)) % 12 == 0)
+    probe = fit_probe(features[kept], labels[kept], classes=19)
+    assert min(probe.log_loss.values()) < 0.8
+    alone = fit_probe(features[::12], labels[::12], classes=19)
+    assert (alone.log_loss, alone.penalty) == ({}, 0.01)
+
+
 def test_scaling_folds_into_the_weights() -> None:
     """Folded weights on plain features give what the weights give on scaled ones."""
     features, _labels = blobs(5)

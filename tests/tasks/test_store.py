@@ -6,6 +6,7 @@ import errno
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,17 @@ def test_examples_add_up(tmp_path: Path) -> None:
     assert "кружка" not in store.load(ORIGIN)[0].counts()  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("value", "line"), [(1e5, "reach 100000, limit 65504: nothing is kept"), (np.nan, "reach nan")]
+)
+def test_features_that_cannot_be_kept_are_refused(tmp_path: Path, value: float, line: str) -> None:
+    """Before they are written: later they would keep the whole task from being taught."""
+    store = ExampleStore(tmp_path)
+    with pytest.raises(InputError, match=line):
+        store.save_capture("cup", np.full((9, WIDTH), value, np.float32), ORIGIN)
+    assert store.load(ORIGIN) == (None, [])
+
+
 def test_examples_of_another_bundle_are_left_aside_and_named(tmp_path: Path) -> None:
     store = ExampleStore(tmp_path)
     store.save_capture("cup", clusters().pooled_MD[:5], msgspec_replace_origin("d" * 64))
@@ -246,8 +258,6 @@ def test_examples_of_another_bundle_are_left_aside_and_named(tmp_path: Path) -> 
 
 
 def msgspec_replace_origin(codec_id: str) -> Any:
-    from dataclasses import replace
-
     return replace(ORIGIN, codec_id=codec_id)
 
 
@@ -269,6 +279,35 @@ def test_damaged_examples_are_named(tmp_path: Path) -> None:
         ExampleStore(tmp_path).load(ORIGIN)
     with pytest.raises(InputError, match=r"capture-0001\.null\.safetensors do not read"):
         ExampleStore(tmp_path).counts(ORIGIN)
+
+
+def test_whole_captures_are_held_out_and_stay_together(tmp_path: Path) -> None:
+    """The latest of several; of an only one the last frames, and its folds are stretches of time."""
+    store = ExampleStore(tmp_path)
+    for label in ("cup", "cup", "pen", "cup"):
+        store.save_capture(label, clusters().pooled_MD[:10], ORIGIN)
+    examples = store.load(ORIGIN)[0]
+    assert examples is not None
+    assert examples.labels_M.tolist() == [0] * 20 + [1] * 10 + [0] * 10
+    assert examples.held_out_M.tolist() == [False] * 28 + [True] * 12
+    blocks = examples.blocks(~examples.held_out_M)
+    assert [len(set(blocks[rows].tolist())) for rows in (slice(10), slice(10, 20), slice(20, 28))] == [1, 1, 5]
+    assert (np.diff(blocks[20:]) >= 0).all()
+    assert len(set(blocks.tolist())) == 7
+    alone = examples.blocks((examples.labels_M == 0) & (np.arange(40) < 10))
+    assert len(set(alone.tolist())) == 5, "of two captures one is held out: the other is divided"
+
+
+def test_pictures_and_a_capture_of_one_label(tmp_path: Path) -> None:
+    """Views of a picture stay together, and so do the frames."""
+    store = ExampleStore(tmp_path)
+    store.save_pictures(replace(clusters(2), groups_M=np.arange(24) // 2), ORIGIN)
+    store.save_capture("class 1", clusters().pooled_MD[:5], ORIGIN)
+    examples = store.load(ORIGIN)[0]
+    assert examples is not None
+    blocks = examples.blocks(np.ones(29, bool))
+    assert (blocks[:24:2] == blocks[1:24:2]).all()
+    assert np.unique(blocks, return_counts=True)[1].tolist() == [2] * 12 + [5]
 
 
 def test_joined_groups_stay_apart() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from pipeline.errors import ConfigError, InputError
 from tasks import teaching
 from tasks.discriminant import fit_discriminant
-from tasks.example_store import Examples
+from tasks.example_store import Examples, ExampleStore
 from tasks.head_file import read_head, read_head_entry
 from tasks.small_network import fit_network
 from tasks.teaching import find_confusions, teach
@@ -90,6 +91,14 @@ def test_one_class() -> None:
         teach("mug", clusters(1, 3), ORIGIN)
 
 
+@pytest.mark.parametrize("kind", ["mlp", "nearest"])
+def test_one_class_of_another_kind_is_linear(kind: str) -> None:
+    """And said so: there is nothing to learn but the distance."""
+    lesson = teach("mug", clusters(1, 20), ORIGIN, kind=kind)
+    assert (lesson.head.kind, lesson.head.labels) == ("linear", ("class 0", UNKNOWN))
+    assert any(f"kind {kind} nothing to learn" in note for note in lesson.notes)
+
+
 def test_one_picture_a_class() -> None:
     """Learnt, not measured, and said so."""
     examples = clusters(3, 1)
@@ -97,6 +106,30 @@ def test_one_picture_a_class() -> None:
     assert lesson.accuracy is None
     assert any("3 classes have one picture" in note for note in lesson.notes)
     assert (lesson.head.logits(examples.pooled_MD).argmax(axis=1) == np.arange(3)).all()
+
+
+def test_a_class_that_is_only_held_out_is_named() -> None:
+    """Learnt in the end, not measured; with one other class there is nothing to measure."""
+    examples = clusters(3, 20)
+    lesson = teach("x", replace(examples, held_out_M=examples.held_out_M | (examples.labels_M == 2)), ORIGIN)
+    line = "1 classes have held-out examples alone (class 2): they are learnt in the end, and not measured"
+    assert line in lesson.notes
+    assert (lesson.held_out, lesson.accuracy and lesson.accuracy.value) == (10, 100)
+    assert lesson.head.logits(examples.pooled_MD[-1:]).argmax() == 2
+    two = clusters(2, 20)
+    assert teach("x", replace(two, held_out_M=two.held_out_M | (two.labels_M == 1)), ORIGIN).accuracy is None
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_classes_of_one_picture_beside_others(kind: str) -> None:
+    """Each is learnt: the only picture of a class never says when to stop."""
+    examples = clusters(12, 20, width=32)
+    kept = (examples.labels_M < 2) | (np.arange(240) % 20 == 0)
+    rare = Examples(
+        examples.classes, examples.pooled_MD[kept], examples.labels_M[kept], np.arange(50), np.zeros(50, bool)
+    )
+    head = teach("rare", rare, replace(ORIGIN, feature_width=32), kind=kind, unknown=False).head
+    assert (head.logits(rare.pooled_MD).argmax(axis=1) == rare.labels_M).all()
 
 
 def test_ten_thousand_classes() -> None:
@@ -108,6 +141,27 @@ def test_ten_thousand_classes() -> None:
     assert lesson.accuracy is not None
     assert lesson.accuracy.value > 80
     assert "discriminant" in lesson.regularisation
+
+
+def test_unknown_is_set_by_captures_that_were_not_learnt_from(tmp_path: Path) -> None:
+    """Three captures a label, each in its own light: a fourth is mostly known, and the figures say about as much."""
+    rng = np.random.default_rng(0)
+    means = np.abs(rng.standard_normal(256)) + 0.3 * rng.standard_normal((2, 256))
+
+    def capture(label: int) -> np.ndarray:
+        light = means[label] + 0.3 * rng.standard_normal(256)
+        return (light + 0.05 * rng.standard_normal((20, 256))).astype(np.float32)
+
+    origin, store = replace(ORIGIN, feature_width=256), ExampleStore(tmp_path)
+    for label in (0, 1) * 3:
+        store.save_capture(f"label {label}", capture(label), origin)
+    examples = store.load(origin)[0]
+    assert examples is not None
+    lesson = teach("lights", examples, origin)
+    gate = lesson.head.unknown  # type: ignore[attr-defined]
+    fresh = np.concatenate([capture(label) for label in (0, 1) * 10])
+    assert (gate.distances(fresh) > gate.threshold).mean() < 0.3
+    assert lesson.unknown is not None
 
 
 def test_a_class_called_unknown_is_a_class() -> None:
@@ -142,6 +196,18 @@ def test_confusion_pairs_worth_knowing() -> None:
         1,
         6,
     )
+
+
+def test_a_class_that_others_outnumber_is_named() -> None:
+    """The accuracy alone hides it: 784 against 16 that look the same."""
+    rows = np.arange(800)
+    pooled = np.random.default_rng(0).standard_normal((800, WIDTH)).astype(np.float32)
+    labels = (rows % 50 == 49).astype(np.int64)
+    alike = Examples(("class 0", "class 1"), pooled, labels, rows, rows // 50 % 2 == 1)
+    lesson = teach("mugs", alike, ORIGIN, unknown=False)
+    assert lesson.accuracy is not None
+    assert lesson.accuracy.value > 95
+    assert "'class 1' is told in 0 of 8 held-out examples alone: add more of it" in lesson.notes
 
 
 def test_discriminant_is_as_good_where_both_can_be_fitted() -> None:

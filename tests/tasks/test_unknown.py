@@ -40,6 +40,19 @@ def test_one_class_is_told_by_distance_alone() -> None:
     assert (fitted.distances(elsewhere()) > fitted.threshold).mean() > 0.9
 
 
+def test_a_small_loose_class_is_not_sacrificed_to_a_large_tight_one() -> None:
+    """1,000 examples against 20: of both classes most pass."""
+    rng = np.random.default_rng(0)
+    means, noise = np.abs(rng.standard_normal((2, 256))), (0.1, 0.8)
+
+    def of(label: int, count: int) -> np.ndarray:
+        return (means[label] + noise[label] * rng.standard_normal((count, 256))).astype(np.float32)
+
+    fitted = fit_gate(np.concatenate([of(0, 1000), of(1, 20)]), np.repeat([0, 1], [1000, 20]), classes=2)
+    assert fitted is not None
+    assert [(fitted.distances(of(label, 200)) > fitted.threshold).mean() < 0.3 for label in (0, 1)] == [True, True]
+
+
 def test_too_few_examples_make_no_gate() -> None:
     """One example a class leaves nothing to take a distance from."""
     examples = clusters(20, 1, width=32)
