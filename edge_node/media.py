@@ -126,6 +126,21 @@ def open_stream(url: str, *, fps: float, notify: Notify) -> LiveSource:
 def _stream_pictures(url: str, name: str) -> Iterator[Picture]:
     """Pictures of one connection; opens before it returns."""
     container = _opened(url, name, _STREAM_OPTIONS, timeout=(STREAM_TIMEOUT_S, STREAM_TIMEOUT_S))
+    return _live_pictures(container, name)
+
+
+def open_device(device: str, size: tuple[int, int], fps: float) -> Iterator[Picture]:
+    """Pictures of a V4L2 device without OpenCV; opens before it returns. Raises InputError."""
+    options = {"video_size": f"{size[0]}x{size[1]}", "framerate": f"{fps:g}"}
+    try:
+        container = _opened(device, device, options, form="v4l2")
+    except InputError:
+        container = _opened(device, device, {}, form="v4l2")  # it may not have that size: take what it has
+    return _live_pictures(container, device)
+
+
+def _live_pictures(container: Any, name: str) -> Iterator[Picture]:
+    """Pictures of an opened stream or device, which is closed after them."""
     try:
         stream = _video_stream(container, name)
         stream.thread_type = "SLICE"  # frame threads would hold frames back
@@ -138,27 +153,9 @@ def _stream_pictures(url: str, name: str) -> Iterator[Picture]:
             for packet in _packets(container, stream, name):
                 try:
                     frames = packet.decode()
-                except _ERRORS:  # a damaged packet: the next key frame mends it
+                except _ERRORS:  # a damaged packet: the next whole picture mends it
                     continue
                 for frame in frames:
-                    yield _upright(frame), None
-
-    return pictures()
-
-
-def open_device(device: str, size: tuple[int, int], fps: float) -> Iterator[Picture]:
-    """Pictures of a V4L2 device without OpenCV; opens before it returns. Raises InputError."""
-    options = {"video_size": f"{size[0]}x{size[1]}", "framerate": f"{fps:g}"}
-    try:
-        container = _opened(device, device, options, form="v4l2")
-    except InputError:
-        container = _opened(device, device, {}, form="v4l2")  # it may not have that size: take what it has
-    stream = _video_stream(container, device)
-
-    def pictures() -> Iterator[Picture]:
-        with closing(container):
-            for packet in _packets(container, stream, device):
-                for frame in packet.decode():
                     yield _upright(frame), None
 
     return pictures()

@@ -14,6 +14,7 @@ import av
 import numpy as np
 import pytest
 
+from edge_node import media
 from edge_node.sources import open_source, read_picture
 from pipeline.errors import InputError
 
@@ -190,6 +191,24 @@ def test_a_stream_that_breaks_off_is_waited_for(tmp_path: Path) -> None:
     assert given == 45
     assert "is lost (no more frames): waiting for it to come back" in lines[0]
     assert "is back after" in lines[1]
+
+
+def test_a_damaged_frame_of_a_camera_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cameras that send Motion JPEG do so now and then; here an AVI stands in for the device."""
+    path = tmp_path / "camera.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number * 60, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    data = path.read_bytes()
+    first, after = data.index(b"\xff\xd8") + 2, data.rindex(b"\xff\xd8")
+    second = data.index(b"\xff\xd8", first)
+    path.write_bytes(data[:second] + bytes(after - 8 - second) + data[after - 8 :])  # 8: the chunk's name and size
+    monkeypatch.setattr(media, "_opened", lambda *arguments, **options: av.open(str(path)))
+    assert len(list(media.open_device("/dev/video0", (64, 48), 30.0))) == 2
 
 
 def test_a_folder_of_pictures_gives_the_good_ones_in_order(tmp_path: Path) -> None:
