@@ -89,16 +89,18 @@ class _Announced:
         self._packets = 0
         self._cut = False
         self._given = 0
-        self._last_s = 0.0
+        self._given_s = self._packet_s = 0.0
 
     def saw(self, packet: Any) -> None:
         if packet.size:
             self._packets += 1
+            self._packet_s = float((packet.duration or 0) * packet.time_base)
             self._cut = bool(packet.is_corrupt)  # on the last packet: the container knew it to be longer
 
     def gave(self, frame: Any) -> None:
         self._given += 1
-        self._last_s = frame.time if frame.time is not None else self._last_s
+        if frame.time is not None:
+            self._given_s = frame.time + self._packet_s  # a slow frame stays a while
 
     def check(self, name: str) -> None:
         """Raise InputError if the file gave no frame at all, or stopped before its announced end."""
@@ -106,10 +108,10 @@ class _Announced:
             raise InputError(
                 f"{name} has a video stream, but no frame of it decodes: the file is damaged, copy it again"
             )
-        if self._frames and self._packets < self._frames:
+        if self._packets < self._frames:
             missing = f"{self._given} frames of {self._frames}"
-        elif self._end_s is not None and self._last_s < self._end_s - _ENDS_EARLY_S:
-            missing = f"{self._last_s:.1f} s of {self._end_s:.1f} s"
+        elif not self._frames and self._end_s is not None and self._given_s < self._end_s - _ENDS_EARLY_S:
+            missing = f"{self._given_s:.1f} s of {self._end_s:.1f} s"
         elif self._cut:
             missing = f"{self._given} frames"
         else:

@@ -20,11 +20,16 @@ from pipeline.errors import InputError
 
 
 def write_video(
-    path: Path, *, frames: int = 30, size: tuple[int, int] = (64, 48), options: dict[str, str] | None = None
+    path: Path,
+    *,
+    frames: int = 30,
+    size: tuple[int, int] = (64, 48),
+    options: dict[str, str] | None = None,
+    fps: int = 30,
 ) -> Path:
-    """A small H.264 clip at 30 frames a second whose brightness grows."""
+    """A small H.264 clip whose brightness grows."""
     with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
+        stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = (*size, "yuv420p")
         for number in range(frames):
             pixels = np.full((size[1], size[0], 3), number * 8 % 256, np.uint8)
@@ -91,6 +96,20 @@ def test_a_file_that_ends_mid_frame_gives_what_is_good_and_then_says_so(tmp_path
     assert 10 <= given < 90
     assert f"cut-{name} ends mid-frame after" in error
     assert "copy it again" in error
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_a_whole_file_of_slow_frames_is_no_cut_one(tmp_path: Path, name: str) -> None:
+    """One frame a second: the last one begins a second before the announced end."""
+    assert read_all(str(write_video(tmp_path / name, frames=6, fps=1))) == (6, "")
+
+
+def test_a_gif_whose_last_frame_stays_is_no_cut_one(tmp_path: Path) -> None:
+    """As banners do before they start over."""
+    image = pytest.importorskip("PIL.Image")
+    first, *others = [image.new("RGB", (64, 64), (number * 40, 0, 0)) for number in range(4)]
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=[100, 100, 100, 2000])
+    assert read_all(str(tmp_path / "a.gif")) == (4, "")
 
 
 def test_an_mp4_without_its_index_says_so_at_once(tmp_path: Path) -> None:
