@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.live import LiveSource
-from edge_node.pictures import FPS_DEFAULT, Notify
+from edge_node.pictures import FPS_DEFAULT, Notify, short_name
 from pipeline import limits
 from pipeline.errors import InputError
 from pipeline.frame import Picture
@@ -213,13 +213,6 @@ def decode_picture(path: Path) -> NDArray[np.uint8]:
         if frame is None:
             raise InputError(f"picture {path.name} is cut off or damaged: nothing of it decodes, copy it again")
         return _upright(frame)
-
-
-def short_name(place: str) -> str:
-    """A file's name, or a URL without user and password."""
-    if "://" in place:
-        return re.sub(r"://[^/@]*@", "://", place)
-    return Path(place).name or place
 
 
 def _opened(

@@ -80,11 +80,11 @@ def run_edge(run: EdgeRun, *, console: Console) -> Summary:
     """
     check_fps(run.stream, lossless=run.lossless, jpeg=run.jpeg_quality)
     with contextlib.ExitStack() as stack:
-        sinks = open_sinks(run.output, stack, source=run.source, notify=lambda line: _say(console, line))
         bundle = open_edge_bundle(run.encoder.bundle)
         source = open_source(
             run.source, notify=lambda line: _say(console, line), size=run.size, fps=run.stream.fps or FPS_DEFAULT
         )
+        sinks = open_sinks(run.output, stack, source=source.name, notify=lambda line: _say(console, line))
         node = _build(run, bundle, source, sinks, console, stack)
         stack.enter_context(stopped_by_signals(node))
         stack.enter_context(_presenters(run.output, node, bundle, source.fps))

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from edge_node import media
+from edge_node.pictures import short_name
 from edge_node.sources import open_source, read_picture
-from pipeline.errors import InputError
+from pipeline.errors import ConfigError, InputError
 
 
 def write_video(
@@ -182,6 +183,33 @@ def test_a_stream_that_does_not_answer_is_an_input_error() -> None:
     with pytest.raises(InputError, match=rf"rtsp://127.0.0.1:{port}/x cannot be opened") as info:
         open_source(f"rtsp://user:secret@127.0.0.1:{port}/x")
     assert "secret" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("rtsp://host/s", "rtsp://host/s"),
+        ("rtsp://admin:secret@host:554/s", "rtsp://host:554/s"),
+        ("rtsp://admin@host/s", "rtsp://host/s"),
+        ("rtsp://admin:se/cr@et?@host/s", "rtsp://host/s"),
+        ("rtsp://:se/cr@et@host", "rtsp://host"),
+        ("rtsp://host:554/camera@2", "rtsp://host:554/camera@2"),
+        ("rtsp://[::1]:554/camera@2", "rtsp://[::1]:554/camera@2"),
+        ("rtsp://admin:secret@[::1]/s", "rtsp://[::1]/s"),
+    ],
+)
+def test_the_name_of_a_stream_has_no_password(url: str, name: str) -> None:
+    """Even where the password holds what a URL may not have there."""
+    assert short_name(url) == name
+
+
+def test_a_source_that_is_refused_is_named_without_its_password() -> None:
+    """Errors end up in logs and in bug reports."""
+    with pytest.raises(InputError) as unknown:
+        open_source("gopher://admin:secret@host/s")
+    with pytest.raises(ConfigError) as sized:
+        open_source("rtsp://admin:secret@host/s", size=(64, 48))
+    assert "secret" not in str(unknown.value) + str(sized.value)
 
 
 def test_a_stream_that_breaks_off_is_waited_for(tmp_path: Path) -> None:
