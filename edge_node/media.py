@@ -257,9 +257,22 @@ def _packets(container: Any, stream: Any, name: str) -> Iterator[Any]:
 
 def _upright(frame: Any) -> NDArray[np.uint8]:
     """RGB, turned by the rotation that the container or EXIF gives (counter-clockwise degrees)."""
-    pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    pixels = _over_white(frame) if _transparent(frame.format) else frame.to_ndarray(format="rgb24")
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _transparent(form: Any) -> bool:
+    """Whether pixels of this format may let through what is behind them; a palette may hold such colours."""
+    return form.has_palette or any(component.is_alpha for component in form.components)
+
+
+def _over_white(frame: Any) -> NDArray[np.uint8]:
+    """RGB over white, as the server lays pictures (pipeline.datasets.images)."""
+    rgba: NDArray[np.uint8] = frame.to_ndarray(format="rgba")
+    alpha = rgba[:, :, 3:].astype(np.uint16)
+    mixed = rgba[:, :, :3] * alpha + 255 * (255 - alpha)  # 255 * 255 just fits in 16 bits
+    return ((mixed + 127) // 255).astype(np.uint8)
 
 
 def _rate(stream: Any) -> float:

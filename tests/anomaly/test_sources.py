@@ -17,6 +17,7 @@ import pytest
 from edge_node import media
 from edge_node.pictures import short_name
 from edge_node.sources import open_source, read_picture
+from pipeline.datasets.images import decode_image
 from pipeline.errors import ConfigError, InputError
 
 
@@ -294,13 +295,27 @@ def test_pictures_of_odd_size(tmp_path: Path, size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(read_picture(write_picture(tmp_path / "odd.png", pixels)), pixels)
 
 
-@pytest.mark.parametrize("channels", [1, 4])
-def test_grey_and_rgba_pictures_become_rgb(tmp_path: Path, channels: int) -> None:
+def test_grey_pictures_become_rgb(tmp_path: Path) -> None:
     """Three channels, whatever the file has."""
-    pixels = np.full((6, 8, channels), 77, np.uint8)
-    found = read_picture(write_picture(tmp_path / "x.png", pixels[:, :, 0] if channels == 1 else pixels))
+    found = read_picture(write_picture(tmp_path / "x.png", np.full((6, 8), 77, np.uint8)))
     assert found.shape == (6, 8, 3)
     assert (found == 77).all()
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.webp", "palette.png", "grey.png"])
+def test_transparent_pictures_lie_on_white_as_on_the_server(tmp_path: Path, name: str) -> None:
+    """Every mixture of colour and transparency; a step of rounding apart."""
+    image = pytest.importorskip("PIL.Image")
+    rgba = np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)
+    if name == "palette.png":
+        palette = image.fromarray(rgba[:, :, :3]).quantize(8)
+        palette.save(tmp_path / name, transparency=bytes([0, 128, *[255] * 6]))
+    elif name == "grey.png":
+        write_picture(tmp_path / name, rgba[:, :, :2])
+    else:
+        write_picture(tmp_path / name, rgba, **({"lossless": True, "exact": True} if name == "x.webp" else {}))
+    ours = read_picture(tmp_path / name).astype(int)
+    assert np.abs(ours - decode_image((tmp_path / name).read_bytes())).max() <= 1
 
 
 def test_a_photo_is_turned_as_its_exif_data_say(tmp_path: Path) -> None:
