@@ -6,6 +6,7 @@ import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from pipeline.bundle import Bundle
 from pipeline.clock import VirtualClock
 from pipeline.errors import BundleError, ConfigError, EngineError
+from pipeline.runtime import onnx_engine
 from pipeline.runtime.engine import Features, Float32, NullEngine
 from pipeline.runtime.engine_cache import EngineCache, Measure
 from pipeline.runtime.engines import build_engine, choose_engine
@@ -134,6 +136,24 @@ def test_damaged_engine(tmp_path: Path) -> None:
     np.savez(tmp_path / CLASSIFIER, weight=np.zeros((1000, 8), np.float32), bias=np.zeros(1000, np.float32))
     with pytest.raises(EngineError, match=r"synthesis\.onnx of .* does not load on cpu"):
         OnnxEngine(tmp_path, "null")
+
+
+@pytest.mark.parametrize(("device", "options"), [("cuda", {}), ("cuda:1", {"device_id": "1"})])
+def test_onnx_runs_on_the_gpu_that_was_named(
+    device: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on the first one; a session made for the test says what it was asked for."""
+    import onnxruntime
+
+    asked: list[object] = []
+
+    def session(path: str, *, sess_options: object, providers: list[object]) -> SimpleNamespace:
+        asked.extend(providers)
+        return SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    onnx_engine._session(Path("tail.onnx"), device, 1)
+    assert asked == [("CUDAExecutionProvider", options)]
 
 
 # --- The real thing ------------------------------------------------------------------------------------------
