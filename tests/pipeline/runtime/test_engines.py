@@ -108,6 +108,22 @@ def test_cache_key_covers_what_an_engine_is_made_of(bundle: Bundle, tmp_path: Pa
     assert len(places) == 3
 
 
+def test_another_onnx_runtime_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `auto` took was the processor until a build for GPUs was installed; a new version may be faster."""
+    import onnxruntime
+
+    cache, runs = EngineCache(tmp_path), iter(range(1, 9))
+
+    def measured() -> float:
+        return cache.onnx_measured(tmp_path, Measure("auto", 1), lambda: {"1": float(next(runs))})["1"]
+
+    assert [measured(), measured()] == [1.0, 1.0]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    assert [measured(), measured()] == [2.0, 2.0]
+    monkeypatch.setattr(onnxruntime, "__version__", "99.0")
+    assert measured() == 3.0
+
+
 @needs_torch
 def test_failed_export_leaves_nothing(tmp_path: Path) -> None:
     """A decoder that does not load is one line, and no half-made engine stays behind."""
