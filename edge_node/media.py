@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.live import LiveSource
+from edge_node.orientation import Orientation, exif_orientation, frame_orientation
 from edge_node.pictures import FPS_DEFAULT, Notify, short_name
 from pipeline import limits
 from pipeline.errors import InputError
@@ -201,7 +202,7 @@ class Pictures:
 
 
 def decode_picture(path: Path) -> NDArray[np.uint8]:
-    """One picture file as RGB (H, W, 3), uint8, turned as its EXIF data say. Raises InputError."""
+    """One picture file as RGB (H, W, 3), uint8, turned and mirrored as its EXIF data say. Raises InputError."""
     with _opened(str(path), path.name, {}) as container:
         stream = _video_stream(container, path.name)
         try:
@@ -212,7 +213,7 @@ def decode_picture(path: Path) -> NDArray[np.uint8]:
             ) from None
         if frame is None:
             raise InputError(f"picture {path.name} is cut off or damaged: nothing of it decodes, copy it again")
-        return _upright(frame)
+        return _upright(frame, exif_orientation(path.read_bytes()))
 
 
 def _opened(
@@ -255,11 +256,10 @@ def _packets(container: Any, stream: Any, name: str) -> Iterator[Any]:
         raise InputError(f"{name} broke off: {_reason(error)}") from None
 
 
-def _upright(frame: Any) -> NDArray[np.uint8]:
-    """RGB, turned by the rotation that the container or EXIF gives (counter-clockwise degrees)."""
+def _upright(frame: Any, orientation: Orientation | None = None) -> NDArray[np.uint8]:
+    """RGB, turned and mirrored as `orientation` says, else as the frame itself does."""
     pixels = _over_white(frame) if _transparent(frame.format) else frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+    return (orientation or frame_orientation(frame)).apply(pixels)
 
 
 def _transparent(form: Any) -> bool:

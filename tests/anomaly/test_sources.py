@@ -7,6 +7,7 @@ import socket
 import struct
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,13 +30,14 @@ def write_video(
     options: dict[str, str] | None = None,
     fps: int = 30,
 ) -> Path:
-    """A small H.264 clip whose brightness grows."""
+    """A small H.264 clip whose brightness grows, and differs between its quarters."""
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = (*size, "yuv420p")
         for number in range(frames):
-            pixels = np.full((size[1], size[0], 3), number * 8 % 256, np.uint8)
+            pixels = np.full((size[1], size[0], 3), number * 8 % 240, np.uint8)
             pixels[:, : size[0] // 2] += 5
+            pixels[: size[1] // 2] += 10
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     return path
@@ -318,30 +320,66 @@ def test_transparent_pictures_lie_on_white_as_on_the_server(tmp_path: Path, name
     assert np.abs(ours - decode_image((tmp_path / name).read_bytes())).max() <= 1
 
 
-def test_a_photo_is_turned_as_its_exif_data_say(tmp_path: Path) -> None:
-    """Orientation 6: the camera was held upright, so the left edge of the data is the top of the picture."""
-    image = pytest.importorskip("PIL.Image")
-    pixels = np.zeros((32, 64, 3), np.uint8)
-    pixels[:, :16] = 255
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_turned_and_mirrored_as_its_exif_data_say(tmp_path: Path, name: str, orientation: int) -> None:
+    """All eight orientations, as Pillow turns them; four corners of different colour tell them apart."""
+    image, operations = pytest.importorskip("PIL.Image"), pytest.importorskip("PIL.ImageOps")
     exif = image.Exif()
-    exif[274] = 6
-    found = read_picture(write_picture(tmp_path / "photo.jpg", pixels, exif=exif, quality=95))
-    assert found.shape == (64, 32, 3)
-    assert found[4].min() > 200
-    assert found[-4].max() < 50
+    exif[274] = orientation
+    path = write_picture(tmp_path / name, corners(60, 40), exif=exif, quality=95)
+    expected = np.asarray(operations.exif_transpose(image.open(path)).convert("RGB")).astype(int)
+    found = read_picture(path)
+    assert found.shape == expected.shape
+    assert found.flags.c_contiguous
+    assert np.abs(found - expected).mean() < 8
 
 
-def test_a_video_is_turned_as_its_container_says(tmp_path: Path) -> None:
-    """A phone held upright writes landscape frames and a rotation by 90 degrees."""
+def test_damaged_exif_data_turn_nothing(tmp_path: Path) -> None:
+    """The picture is shown as it is stored."""
+    exif = pytest.importorskip("PIL.Image").Exif()
+    exif[274] = 1
+    data = write_picture(tmp_path / "a.jpg", corners(60, 40), exif=exif).read_bytes()
+    directory = data.index(b"Exif\0\0") + 10
+    (tmp_path / "a.jpg").write_bytes(data[:directory] + b"\xff" * 4 + data[directory + 4 :])
+    assert read_picture(tmp_path / "a.jpg").shape == (40, 60, 3)
+
+
+def corners(width: int, height: int) -> np.ndarray:
+    """Red, green, blue and white, clockwise from the upper left but for the last two."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2, 0] = pixels[: height // 2, width // 2 :, 1] = 255
+    pixels[height // 2 :, : width // 2, 2] = 255
+    pixels[height // 2 :, width // 2 :] = 255
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        ((1, 0, 0, 1), lambda pixels: pixels),
+        ((0, 1, -1, 0), lambda pixels: np.rot90(pixels, -1)),  # a phone held upright
+        ((-1, 0, 0, -1), lambda pixels: np.rot90(pixels, 2)),
+        ((0, -1, 1, 0), lambda pixels: np.rot90(pixels)),
+        ((-1, 0, 0, 1), np.fliplr),  # a camera that looks at whom it films
+        ((1, 0, 0, -1), np.flipud),
+    ],
+)
+def test_a_video_is_turned_and_mirrored_as_its_container_says(
+    tmp_path: Path, matrix: tuple[int, int, int, int], expected: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """The track's matrix, in the order of its file."""
     path = write_video(tmp_path / "clip.mp4", frames=3)
+    stored, _ = next(iter(open_source(str(path))))
+    assert len({int(corner) for corner in stored[::47, ::63, 0].flat}) == 4
     data = bytearray(path.read_bytes())
-    matrix = data.find(b"tkhd") + 44
-    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    a, b, c, d = (value << 16 for value in matrix)
+    place = data.find(b"tkhd") + 44
+    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
     pixels, _ = next(iter(open_source(str(path))))
-    assert pixels.shape == (64, 48, 3)
+    np.testing.assert_array_equal(pixels, expected(stored))
     assert pixels.flags.c_contiguous
-    assert int(pixels[8, 24, 0]) > int(pixels[-8, 24, 0])  # the brighter left half is on top now
 
 
 def test_a_picture_above_the_limit_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
