@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,14 @@ PICTURES_PER_S = 2.0
 DECODE_ERRORS_MAX = 250
 """Packets in a row that may fail to decode before a file counts as unreadable."""
 _ENDS_EARLY_S = 0.5
+_ASPECT_MAX = 4
+"""Wider or higher pixels are a mistake of the file: half-width PAL, the widest in use, has 24:11."""
 _ERRORS = (av.error.FFmpegError, OSError, ValueError)
 _STREAM_OPTIONS = {"rtsp_transport": "tcp", "flags": "low_delay", "max_delay": "0"}
 
 
 class VideoFile:
-    """A video file or a file behind http(s). Frames are turned upright. Iterating again starts over.
+    """A video file or a file behind http(s). Frames are turned upright, in square pixels. Iterating again starts over.
 
     Ends with InputError, after its last good frame, where the file stops before its announced end.
     """
@@ -61,7 +64,7 @@ class VideoFile:
         self._closed.set()
 
     def _frames(self, container: Any, stream: Any, announced: _Announced) -> Iterator[Picture]:
-        failures = 0
+        failures, aspect = 0, _aspect(stream)
         for packet in _packets(container, stream, self.name):
             announced.saw(packet)
             try:
@@ -76,7 +79,7 @@ class VideoFile:
             for frame in frames:
                 failures = 0
                 announced.gave(frame)
-                yield _upright(frame), frame.time
+                yield _upright(frame, aspect=aspect), frame.time
                 if self._closed.is_set():
                     return
 
@@ -147,6 +150,7 @@ def _live_pictures(container: Any, name: str) -> Iterator[Picture]:
     try:
         stream = _video_stream(container, name)
         stream.thread_type = "SLICE"  # frame threads would hold frames back
+        aspect = _aspect(stream)
     except BaseException:
         container.close()
         raise
@@ -159,7 +163,7 @@ def _live_pictures(container: Any, name: str) -> Iterator[Picture]:
                 except _ERRORS:  # a damaged packet: the next whole picture mends it
                     continue
                 for frame in frames:
-                    yield _upright(frame), None
+                    yield _upright(frame, aspect=aspect), None
 
     return pictures()
 
@@ -256,9 +260,21 @@ def _packets(container: Any, stream: Any, name: str) -> Iterator[Any]:
         raise InputError(f"{name} broke off: {_reason(error)}") from None
 
 
-def _upright(frame: Any, orientation: Orientation | None = None) -> NDArray[np.uint8]:
-    """RGB, turned and mirrored as `orientation` says, else as the frame itself does."""
-    pixels = _over_white(frame) if _transparent(frame.format) else frame.to_ndarray(format="rgb24")
+def _aspect(stream: Any) -> Fraction:
+    """Width of a pixel by its height; 1 where the stream does not say, or talks nonsense."""
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    return aspect if 1 / _ASPECT_MAX <= aspect <= _ASPECT_MAX else Fraction(1)
+
+
+def _upright(
+    frame: Any, orientation: Orientation | None = None, *, aspect: Fraction = Fraction(1)
+) -> NDArray[np.uint8]:
+    """RGB in square pixels, turned and mirrored as `orientation` says, else as the frame itself does."""
+    size = {"width": round(frame.width * max(aspect, 1)), "height": round(frame.height / min(aspect, 1))}
+    if _transparent(frame.format):
+        pixels = _over_white(frame.to_ndarray(format="rgba", **size))
+    else:
+        pixels = frame.to_ndarray(format="rgb24", **size)
     return (orientation or frame_orientation(frame)).apply(pixels)
 
 
@@ -267,9 +283,8 @@ def _transparent(form: Any) -> bool:
     return form.has_palette or any(component.is_alpha for component in form.components)
 
 
-def _over_white(frame: Any) -> NDArray[np.uint8]:
+def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """RGB over white, as the server lays pictures (pipeline.datasets.images)."""
-    rgba: NDArray[np.uint8] = frame.to_ndarray(format="rgba")
     alpha = rgba[:, :, 3:].astype(np.uint16)
     mixed = rgba[:, :, :3] * alpha + 255 * (255 - alpha)  # 255 * 255 just fits in 16 bits
     return ((mixed + 127) // 255).astype(np.uint8)

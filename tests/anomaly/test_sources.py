@@ -29,10 +29,13 @@ def write_video(
     size: tuple[int, int] = (64, 48),
     options: dict[str, str] | None = None,
     fps: int = 30,
+    aspect: str = "1/1",
 ) -> Path:
     """A small H.264 clip whose brightness grows, and differs between its quarters."""
     with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
+        stream = container.add_stream(
+            "libx264", rate=fps, options={"preset": "ultrafast", "x264-params": f"sar={aspect}"}
+        )
         stream.width, stream.height, stream.pix_fmt = (*size, "yuv420p")
         for number in range(frames):
             pixels = np.full((size[1], size[0], 3), number * 8 % 240, np.uint8)
@@ -372,14 +375,37 @@ def test_a_video_is_turned_and_mirrored_as_its_container_says(
     path = write_video(tmp_path / "clip.mp4", frames=3)
     stored, _ = next(iter(open_source(str(path))))
     assert len({int(corner) for corner in stored[::47, ::63, 0].flat}) == 4
+    turn(path, matrix)
+    pixels, _ = next(iter(open_source(str(path))))
+    np.testing.assert_array_equal(pixels, expected(stored))
+    assert pixels.flags.c_contiguous
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])
+@pytest.mark.parametrize(
+    ("aspect", "shape"),
+    [("16/11", (48, 93, 3)), ("8/9", (54, 64, 3)), ("1/1", (48, 64, 3)), ("200/1", (48, 64, 3))],
+)
+def test_a_video_is_given_in_square_pixels(tmp_path: Path, name: str, aspect: str, shape: tuple[int, int, int]) -> None:
+    """Recorders and PAL cameras store wide pictures in narrow ones; what cannot be is ignored."""
+    pixels, _ = next(iter(open_source(str(write_video(tmp_path / name, aspect=aspect)))))
+    assert pixels.shape == shape
+
+
+def test_a_turned_video_is_widened_before_it_is_turned(tmp_path: Path) -> None:
+    """Both belong to the stored picture."""
+    path = write_video(tmp_path / "clip.mp4", frames=3, aspect="16/11")
+    turn(path, (0, 1, -1, 0))
+    assert next(iter(open_source(str(path))))[0].shape == (93, 48, 3)
+
+
+def turn(path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Write another matrix, in the order of the file, into an MP4's track."""
     data = bytearray(path.read_bytes())
     a, b, c, d = (value << 16 for value in matrix)
     place = data.find(b"tkhd") + 44
     data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
-    pixels, _ = next(iter(open_source(str(path))))
-    np.testing.assert_array_equal(pixels, expected(stored))
-    assert pixels.flags.c_contiguous
 
 
 def test_a_picture_above_the_limit_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
