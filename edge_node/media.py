@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.live import LiveSource
-from edge_node.pictures import FPS_DEFAULT, Notify
+from edge_node.orientation import Orientation, exif_orientation, frame_orientation
+from edge_node.pictures import FPS_DEFAULT, Notify, short_name
 from pipeline import limits
 from pipeline.errors import InputError
 from pipeline.frame import Picture
@@ -28,12 +30,14 @@ PICTURES_PER_S = 2.0
 DECODE_ERRORS_MAX = 250
 """Packets in a row that may fail to decode before a file counts as unreadable."""
 _ENDS_EARLY_S = 0.5
+_ASPECT_MAX = 4
+"""Wider or higher pixels are a mistake of the file: half-width PAL, the widest in use, has 24:11."""
 _ERRORS = (av.error.FFmpegError, OSError, ValueError)
 _STREAM_OPTIONS = {"rtsp_transport": "tcp", "flags": "low_delay", "max_delay": "0"}
 
 
 class VideoFile:
-    """A video file or a file behind http(s). Frames are turned upright. Iterating again starts over.
+    """A video file or a file behind http(s). Frames are turned upright, in square pixels. Iterating again starts over.
 
     Ends with InputError, after its last good frame, where the file stops before its announced end.
     """
@@ -60,7 +64,7 @@ class VideoFile:
         self._closed.set()
 
     def _frames(self, container: Any, stream: Any, announced: _Announced) -> Iterator[Picture]:
-        failures = 0
+        failures, aspect = 0, _aspect(stream)
         for packet in _packets(container, stream, self.name):
             announced.saw(packet)
             try:
@@ -75,7 +79,7 @@ class VideoFile:
             for frame in frames:
                 failures = 0
                 announced.gave(frame)
-                yield _upright(frame), frame.time
+                yield _upright(frame, aspect=aspect), frame.time
                 if self._closed.is_set():
                     return
 
@@ -89,16 +93,18 @@ class _Announced:
         self._packets = 0
         self._cut = False
         self._given = 0
-        self._last_s = 0.0
+        self._given_s = self._packet_s = 0.0
 
     def saw(self, packet: Any) -> None:
         if packet.size:
             self._packets += 1
+            self._packet_s = float((packet.duration or 0) * packet.time_base)
             self._cut = bool(packet.is_corrupt)  # on the last packet: the container knew it to be longer
 
     def gave(self, frame: Any) -> None:
         self._given += 1
-        self._last_s = frame.time if frame.time is not None else self._last_s
+        if frame.time is not None:
+            self._given_s = frame.time + self._packet_s  # a slow frame stays a while
 
     def check(self, name: str) -> None:
         """Raise InputError if the file gave no frame at all, or stopped before its announced end."""
@@ -106,10 +112,10 @@ class _Announced:
             raise InputError(
                 f"{name} has a video stream, but no frame of it decodes: the file is damaged, copy it again"
             )
-        if self._frames and self._packets < self._frames:
+        if self._packets < self._frames:
             missing = f"{self._given} frames of {self._frames}"
-        elif self._end_s is not None and self._last_s < self._end_s - _ENDS_EARLY_S:
-            missing = f"{self._last_s:.1f} s of {self._end_s:.1f} s"
+        elif not self._frames and self._end_s is not None and self._given_s < self._end_s - _ENDS_EARLY_S:
+            missing = f"{self._given_s:.1f} s of {self._end_s:.1f} s"
         elif self._cut:
             missing = f"{self._given} frames"
         else:
@@ -126,24 +132,7 @@ def open_stream(url: str, *, fps: float, notify: Notify) -> LiveSource:
 def _stream_pictures(url: str, name: str) -> Iterator[Picture]:
     """Pictures of one connection; opens before it returns."""
     container = _opened(url, name, _STREAM_OPTIONS, timeout=(STREAM_TIMEOUT_S, STREAM_TIMEOUT_S))
-    try:
-        stream = _video_stream(container, name)
-        stream.thread_type = "SLICE"  # frame threads would hold frames back
-    except BaseException:
-        container.close()
-        raise
-
-    def pictures() -> Iterator[Picture]:
-        with closing(container):
-            for packet in _packets(container, stream, name):
-                try:
-                    frames = packet.decode()
-                except _ERRORS:  # a damaged packet: the next key frame mends it
-                    continue
-                for frame in frames:
-                    yield _upright(frame), None
-
-    return pictures()
+    return _live_pictures(container, name)
 
 
 def open_device(device: str, size: tuple[int, int], fps: float) -> Iterator[Picture]:
@@ -153,13 +142,28 @@ def open_device(device: str, size: tuple[int, int], fps: float) -> Iterator[Pict
         container = _opened(device, device, options, form="v4l2")
     except InputError:
         container = _opened(device, device, {}, form="v4l2")  # it may not have that size: take what it has
-    stream = _video_stream(container, device)
+    return _live_pictures(container, device)
+
+
+def _live_pictures(container: Any, name: str) -> Iterator[Picture]:
+    """Pictures of an opened stream or device, which is closed after them."""
+    try:
+        stream = _video_stream(container, name)
+        stream.thread_type = "SLICE"  # frame threads would hold frames back
+        aspect = _aspect(stream)
+    except BaseException:
+        container.close()
+        raise
 
     def pictures() -> Iterator[Picture]:
         with closing(container):
-            for packet in _packets(container, stream, device):
-                for frame in packet.decode():
-                    yield _upright(frame), None
+            for packet in _packets(container, stream, name):
+                try:
+                    frames = packet.decode()
+                except _ERRORS:  # a damaged packet: the next whole picture mends it
+                    continue
+                for frame in frames:
+                    yield _upright(frame, aspect=aspect), None
 
     return pictures()
 
@@ -202,7 +206,7 @@ class Pictures:
 
 
 def decode_picture(path: Path) -> NDArray[np.uint8]:
-    """One picture file as RGB (H, W, 3), uint8, turned as its EXIF data say. Raises InputError."""
+    """One picture file as RGB (H, W, 3), uint8, turned and mirrored as its EXIF data say. Raises InputError."""
     with _opened(str(path), path.name, {}) as container:
         stream = _video_stream(container, path.name)
         try:
@@ -213,14 +217,7 @@ def decode_picture(path: Path) -> NDArray[np.uint8]:
             ) from None
         if frame is None:
             raise InputError(f"picture {path.name} is cut off or damaged: nothing of it decodes, copy it again")
-        return _upright(frame)
-
-
-def short_name(place: str) -> str:
-    """A file's name, or a URL without user and password."""
-    if "://" in place:
-        return re.sub(r"://[^/@]*@", "://", place)
-    return Path(place).name or place
+        return _upright(frame, exif_orientation(path.read_bytes()))
 
 
 def _opened(
@@ -263,11 +260,34 @@ def _packets(container: Any, stream: Any, name: str) -> Iterator[Any]:
         raise InputError(f"{name} broke off: {_reason(error)}") from None
 
 
-def _upright(frame: Any) -> NDArray[np.uint8]:
-    """RGB, turned by the rotation that the container or EXIF gives (counter-clockwise degrees)."""
-    pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+def _aspect(stream: Any) -> Fraction:
+    """Width of a pixel by its height; 1 where the stream does not say, or talks nonsense."""
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    return aspect if 1 / _ASPECT_MAX <= aspect <= _ASPECT_MAX else Fraction(1)
+
+
+def _upright(
+    frame: Any, orientation: Orientation | None = None, *, aspect: Fraction = Fraction(1)
+) -> NDArray[np.uint8]:
+    """RGB in square pixels, turned and mirrored as `orientation` says, else as the frame itself does."""
+    size = {"width": round(frame.width * max(aspect, 1)), "height": round(frame.height / min(aspect, 1))}
+    if _transparent(frame.format):
+        pixels = _over_white(frame.to_ndarray(format="rgba", **size))
+    else:
+        pixels = frame.to_ndarray(format="rgb24", **size)
+    return (orientation or frame_orientation(frame)).apply(pixels)
+
+
+def _transparent(form: Any) -> bool:
+    """Whether pixels of this format may let through what is behind them; a palette may hold such colours."""
+    return form.has_palette or any(component.is_alpha for component in form.components)
+
+
+def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB over white, as the server lays pictures (pipeline.datasets.images)."""
+    alpha = rgba[:, :, 3:].astype(np.uint16)
+    mixed = rgba[:, :, :3] * alpha + 255 * (255 - alpha)  # 255 * 255 just fits in 16 bits
+    return ((mixed + 127) // 255).astype(np.uint8)
 
 
 def _rate(stream: Any) -> float:

@@ -13,6 +13,7 @@ counts it.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -31,7 +32,7 @@ from edge_node.summary import Summary
 from edge_node.view import LatestView
 from pipeline import limits
 from pipeline.clock import Clock, monotonic
-from pipeline.errors import FrankenError, InputError, TransportError
+from pipeline.errors import EngineError, FrankenError, InputError, TransportError
 from pipeline.frame import Frame, Picture
 from pipeline.preprocess import as_rgb
 from pipeline.wire.edge_session import EdgeSession
@@ -47,6 +48,8 @@ from pipeline.wire.events import (
     TasksNow,
 )
 from recordings.replay import Pace, replay
+
+log = logging.getLogger("frankenstream.edge")
 
 CONNECT_TIMEOUT_S = 15.0
 """How long `start` waits for the first Welcome, in seconds."""
@@ -248,6 +251,8 @@ class EdgeNode:
                         return
         except FrankenError as error:
             self._fail(error)
+        except Exception as error:  # a source may raise anything; that must not pass for its end
+            self._crashed(error)
         finally:
             self._handover.close()
 
@@ -296,26 +301,32 @@ class EdgeNode:
     # --- Encode thread ---------------------------------------------------------------------------------------
 
     def _encode(self) -> None:
-        budget_s = self.settings.budget_ms / 1e3
-        while (frame := self._next_frame()) is not None:
-            taken_at = self._clock()
-            age = taken_at - frame.captured_at
-            if self._stop.is_set():
-                self._drop(frame.number, "stopped", "the run was ended before it was encoded")
-            elif self.settings.lossless:
-                self._offer(frame, taken_at)
-            elif not self._connected.is_set():
-                self._drop(frame.number, "disconnected", "there was no connection when it was captured")
-            elif age > budget_s:
-                self._drop(
-                    frame.number,
-                    "too_old",
-                    f"{age * 1e3:.0f} ms old before it was encoded, budget {budget_s * 1e3:.0f} ms",
-                )
-            else:
-                self._offer(frame, taken_at)
+        try:
+            while (frame := self._next_frame()) is not None:
+                self._offer_or_drop(frame)
+        except Exception as error:  # without this thread every later frame would be superseded
+            self._crashed(error)
         with self._ended:
             self._ended.notify_all()
+
+    def _offer_or_drop(self, frame: Frame) -> None:
+        budget_s = self.settings.budget_ms / 1e3
+        taken_at = self._clock()
+        age = taken_at - frame.captured_at
+        if self._stop.is_set():
+            self._drop(frame.number, "stopped", "the run was ended before it was encoded")
+        elif self.settings.lossless:
+            self._offer(frame, taken_at)
+        elif not self._connected.is_set():
+            self._drop(frame.number, "disconnected", "there was no connection when it was captured")
+        elif age > budget_s:
+            self._drop(
+                frame.number,
+                "too_old",
+                f"{age * 1e3:.0f} ms old before it was encoded, budget {budget_s * 1e3:.0f} ms",
+            )
+        else:
+            self._offer(frame, taken_at)
 
     def _next_frame(self) -> Frame | None:
         """The newest frame, once the link will take it: what waits before encoding can still be superseded."""
@@ -405,6 +416,15 @@ class EdgeNode:
         with self._ended:
             self._ended.notify_all()
         self._on_record(record)  # last: whatever the owner does with it, nobody waits for ever
+
+    def _crashed(self, error: Exception) -> None:
+        """One of our threads ends with an error that nobody foresaw: so does the run."""
+        thread = threading.current_thread().name
+        log.exception("the edge's %s thread failed", thread)
+        what = " ".join(str(error).split())
+        self._fail(
+            EngineError(f"the edge's {thread} thread failed ({type(error).__name__}: {what}): this is a bug, report it")
+        )
 
     def _fail(self, error: FrankenError) -> None:
         if self.failure is None:

@@ -134,13 +134,13 @@ class VideoWriter:
         self._rate = Fraction(max(fps, 1.0)).limit_denominator(1000)
         self._errors = (av.error.FFmpegError, OSError, ValueError)
         self._frame: Any = av.VideoFrame
-        self._stream: Any = None
         self._first = 0.0
         self._last_pts = -1
         self._closed = False
         try:
             self._path.touch()  # PyAV would only notice with the first frame
             self._container: Any = av.open(str(path), "w")
+            self._stream: Any = self._container.add_stream("libx264", rate=self._rate)  # .webm and others refuse it
         except self._errors as error:
             raise ConfigError(
                 f"--save {str(path)!r} cannot be written: {error}: choose another path, ending in .mp4"
@@ -150,7 +150,7 @@ class VideoWriter:
         """Add RGB pixels (H, W, 3), uint8, shown from `at` (monotonic seconds) on. The first one sets the size."""
         if self._closed:
             return
-        if self._stream is None:
+        if self._last_pts < 0:
             self._begin(pixels, at)
         width, height = self._stream.width, self._stream.height
         pts = max(round((at - self._first) * 1000), self._last_pts + 1)
@@ -173,7 +173,7 @@ class VideoWriter:
             return
         self._closed = True
         try:
-            if self._stream is not None:
+            if self._last_pts >= 0:
                 self._container.mux(self._stream.encode())
             self._container.close()
         except self._errors as error:
@@ -192,7 +192,6 @@ class VideoWriter:
     def _begin(self, pixels: NDArray[np.uint8], at: float) -> None:
         height, width = pixels.shape[:2]
         self._first = at
-        self._stream = self._container.add_stream("libx264", rate=self._rate)
         self._stream.width, self._stream.height = (
             max(width // 2 * 2, 2),
             max(height // 2 * 2, 2),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 from pipeline.frame import Picture
@@ -27,3 +29,14 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Picture]: ...
 
     def close(self) -> None: ...
+
+
+_USER_AND_PASSWORD = re.compile(r"(?<=://)(?!(\[[^\]@]*\]|[^/?#@:\[]+)(:\d{1,5})?([/?#]|$)).*@")
+"""Up to the last @, since passwords hold anything, except where host and port come first: then the @ is in the path."""
+
+
+def short_name(place: str) -> str:
+    """A file's name, or a URL without user and password."""
+    if "://" in place:
+        return _USER_AND_PASSWORD.sub("", place, count=1)
+    return Path(place).name or place

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_node.pictures import FPS_DEFAULT, Notify, Source
+from edge_node.pictures import FPS_DEFAULT, Notify, Source, short_name
 from pipeline.errors import ConfigError, InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
@@ -49,7 +49,7 @@ def open_source(
         )
     device = text.isdecimal() or re.fullmatch(r"/dev/video\d+", text)
     if size is not None and not device and not text.startswith("csi://"):
-        raise ConfigError(f"only a camera can be asked for a size, {text!r} has its own: leave --size out")
+        raise ConfigError(f"only a camera can be asked for a size, {short_name(text)!r} has its own: leave --size out")
     if device:
         from edge_node.camera import open_camera
 
@@ -65,7 +65,7 @@ def open_source(
         return open_stream(text, fps=fps, notify=notify)
     if scheme and scheme not in FILE_SCHEMES:
         known = ", ".join((*LIVE_SCHEMES, *FILE_SCHEMES, "csi"))
-        raise InputError(f"source {text!r} has scheme {scheme!r}, known are {known}: check the address")
+        raise InputError(f"source {short_name(text)!r} has scheme {scheme!r}, known are {known}: check the address")
     if scheme in ("http", "https"):
         from edge_node.media import VideoFile
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
-from edge_node.records import FrameRecord, LinkState, with_link
+from edge_node.records import ANSWERED, UNCHANGED, FrameRecord, LinkState, with_link
 from pipeline.clock import Clock, monotonic
 from pipeline.errors import ConfigError
 from pipeline.stages import CAPTURE_TO_RESULT, SERVER_STAGES
@@ -97,7 +97,7 @@ class FrameTracer:
             until = at + round(record.stages_ms.get(stage, 0.0) * 1e6)
             self._tracer.start_span(stage, context=parent, start_time=at, attributes=_place(stage)).end(until)
             at = until
-        if not record.answered:
+        if record.state not in (ANSWERED, UNCHANGED):
             root.set_status(self._trace.Status(self._trace.StatusCode.ERROR, f"{record.state}: {record.detail}"))
         root.end(ends)
 

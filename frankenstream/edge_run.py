@@ -80,11 +80,11 @@ def run_edge(run: EdgeRun, *, console: Console) -> Summary:
     """
     check_fps(run.stream, lossless=run.lossless, jpeg=run.jpeg_quality)
     with contextlib.ExitStack() as stack:
-        sinks = open_sinks(run.output, stack, source=run.source, notify=lambda line: _say(console, line))
         bundle = open_edge_bundle(run.encoder.bundle)
         source = open_source(
             run.source, notify=lambda line: _say(console, line), size=run.size, fps=run.stream.fps or FPS_DEFAULT
         )
+        sinks = open_sinks(run.output, stack, source=source.name, notify=lambda line: _say(console, line))
         node = _build(run, bundle, source, sinks, console, stack)
         stack.enter_context(stopped_by_signals(node))
         stack.enter_context(_presenters(run.output, node, bundle, source.fps))
@@ -211,7 +211,7 @@ def _build(
 ) -> EdgeNode:
     """The node of `run`. What must be closed after it goes onto `stack`."""
     point = bundle.edge_spec.operating_point_index(run.encoder.quality)
-    payload, coder = _payload(run, bundle, point)
+    payload, coder = _payload(run, bundle, point, lambda line: _say(console, line))
     stream = run.stream
     link = LinkModel.profile(stream.link, seed=stream.link_seed) if stream.link else None
     monitor = Monitor(RunFacts(
@@ -277,12 +277,13 @@ def _quality_words(run: EdgeRun, bundle: EdgeBundle, point: int) -> str:
     return "auto" if chooses else bundle.edge_spec.operating_points[point].name
 
 
-def _payload(run: EdgeRun, bundle: EdgeBundle, point: int) -> tuple[PayloadEncoder, str]:
+def _payload(run: EdgeRun, bundle: EdgeBundle, point: int, progress: Notify) -> tuple[PayloadEncoder, str]:
     """(what makes payloads, the entropy coder in use)."""
     if run.jpeg_quality is not None:
         return JpegPayload(preprocess_spec(bundle.edge_spec), quality=run.jpeg_quality), "none (JPEG)"
+    chosen = run.encoder
     encoder = FrameEncoder(
-        bundle, provider=run.encoder.provider, precision=run.encoder.precision, threads=run.encoder.threads
+        bundle, provider=chosen.provider, precision=chosen.precision, threads=chosen.threads, progress=progress
     )
     codec = bundle.latent_codec()
     points = bundle.latent_spec.operating_points

@@ -102,7 +102,8 @@ def try_image(
     """
     pixels = read_image(path)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    encoder = FrameEncoder(opened, provider=provider, precision=precision, threads=threads)
+    say = progress or (lambda line: None)
+    encoder = FrameEncoder(opened, provider=provider, precision=precision, threads=threads, progress=say)
     route = CodecRoute(opened, operating_point=quality, encoder=encoder)
     engine = build_engine(opened, backbone, backend=backend, progress=progress)
     return compare_ways(str(path), pixels, opened, route, engine, tasks=tasks, top_k=top_k)

@@ -6,11 +6,11 @@ from collections import deque
 from typing import Final
 
 BASE_WINDOW_S: Final = 10.0
-"""How long a least one-way delay counts: the way may change."""
+"""How long a least one-way delay counts at least, and half as long again at most: the way may change."""
 
 
 class LeastDelay:
-    """The least of the samples of the last BASE_WINDOW_S (between one and two windows of half that length)."""
+    """The least of the samples of the last BASE_WINDOW_S or a little more (two halves of it and the one begun)."""
 
     def __init__(self) -> None:
         self._halves: deque[tuple[float, float]] = deque(maxlen=3)

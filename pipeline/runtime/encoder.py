@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -65,7 +66,8 @@ class Candidate:
 class FrameEncoder:
     """Picture in, latent out. One thread at a time.
 
-    `provider`: auto, tensorrt, cuda or cpu; `precision`: auto, fp32 or int8; `threads`: processor threads of one run.
+    `provider`: auto, tensorrt, cuda or cpu; `precision`: auto, fp32 or int8; `threads`: processor threads of one run;
+    `progress` gets a line before something that may take minutes.
     Raises ConfigError for names that do not exist, EngineError where what was asked for does not run here.
     """
 
@@ -77,6 +79,7 @@ class FrameEncoder:
         precision: str = "auto",
         threads: int = 1,
         preprocess: PreprocessSpec | None = None,
+        progress: Callable[[str], None] = lambda line: None,
         clock: Clock = monotonic,
     ) -> None:
         spec = bundle.edge_spec
@@ -90,6 +93,8 @@ class FrameEncoder:
         self._preprocessor = Preprocessor(self.spec)
         self._threads = threads
         self._load = _Loader(bundle, threads, (1, 3, self.spec.size, self.spec.size), clock)
+        if "tensorrt" in _providers(self._load.available, provider) and not any(_tensorrt_folder().glob("*.engine")):
+            progress("TensorRT builds its engines once, which may take minutes: --provider cuda does without")
         self._session, self.chosen, self.candidates, self.why = _choose(self._load, spec.analysis, provider, precision)
         self._input = self._session.get_inputs()[0].name
         self._check_shape()
@@ -288,9 +293,14 @@ def _why(chosen: Candidate, candidates: list[Candidate], note: str) -> str:
 def _provider_options(provider: str) -> dict[str, str]:
     if provider != "tensorrt":
         return {}
-    folder = home_folder() / "cache" / "tensorrt"  # building an engine takes up to minutes, so it is kept
+    folder = _tensorrt_folder()
     folder.mkdir(parents=True, exist_ok=True)
     return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder), "trt_fp16_enable": "0"}
+
+
+def _tensorrt_folder() -> Path:
+    """Where TensorRT's engines are kept, since building one takes up to minutes."""
+    return home_folder() / "cache" / "tensorrt"
 
 
 def _first_line(error: Exception) -> str:

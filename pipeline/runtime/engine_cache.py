@@ -99,7 +99,7 @@ class EngineCache:
 
     def onnx_measured(self, place: Path, measure: Measure, run: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Milliseconds by batch size of the engine at `place`: those of an earlier start, else what `run` measures."""
-        path = place / measure.file.replace("torch-", "onnx-")
+        path = place / measure.file.replace("torch-", f"onnx-{_onnx_build()}-")
         with contextlib.suppress(OSError, ValueError):
             cached: dict[str, float] = json.loads(path.read_text())
             return cached
@@ -183,6 +183,14 @@ def _error(what: str, returncode: int, errors: str) -> FrankenError:
     last = lines[-1] if lines else f"ended with {returncode}"
     kind = BundleError if ".safetensors" in last else EngineError
     return kind(last if returncode == EngineError.exit_code else f"{what} failed: {last}")
+
+
+def _onnx_build() -> str:
+    """Hash of what `auto` and the speed depend on: ONNX Runtime's version and the providers that it was built with."""
+    import onnxruntime
+
+    made_of = [onnxruntime.__version__, *onnxruntime.get_available_providers()]
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:8]
 
 
 def _version(name: str) -> str:

@@ -26,7 +26,7 @@ CLASSIFIER = "classifier.npz"
 class OnnxEngine:
     """One backbone from the folder of its exported graphs. Methods may be called from one thread at a time.
 
-    `device` is cpu or cuda; `threads` are those of one run. Raises EngineError if a graph does not load.
+    `device` is cpu, cuda or cuda:N; `threads` are those of one run. Raises EngineError if a graph does not load.
     """
 
     backend = "onnx"
@@ -87,9 +87,11 @@ def _session(path: Path, device: str, threads: int) -> Any:
     options.log_severity_level = 4
     # Spinning threads take the processor from the decoder threads and from everything else on the machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    provider = PROVIDERS[device.partition(":")[0]]
+    kind, _, number = device.partition(":")
+    provider = PROVIDERS[kind]
+    placed = {"device_id": number} if number else {}
     try:
-        session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=[provider])
+        session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=[(provider, placed)])
     except Exception as error:  # ONNX Runtime's errors have no common base
         raise EngineError(f"{path.name} of {path.parent} does not load on {device}: {_first_line(error)}") from None
     if session.get_providers()[0] != provider:

@@ -7,6 +7,7 @@ import socket
 import struct
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,20 +15,32 @@ import av
 import numpy as np
 import pytest
 
+from edge_node import media
+from edge_node.pictures import short_name
 from edge_node.sources import open_source, read_picture
-from pipeline.errors import InputError
+from pipeline.datasets.images import decode_image
+from pipeline.errors import ConfigError, InputError
 
 
 def write_video(
-    path: Path, *, frames: int = 30, size: tuple[int, int] = (64, 48), options: dict[str, str] | None = None
+    path: Path,
+    *,
+    frames: int = 30,
+    size: tuple[int, int] = (64, 48),
+    options: dict[str, str] | None = None,
+    fps: int = 30,
+    aspect: str = "1/1",
 ) -> Path:
-    """A small H.264 clip at 30 frames a second whose brightness grows."""
+    """A small H.264 clip whose brightness grows, and differs between its quarters."""
     with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
+        stream = container.add_stream(
+            "libx264", rate=fps, options={"preset": "ultrafast", "x264-params": f"sar={aspect}"}
+        )
         stream.width, stream.height, stream.pix_fmt = (*size, "yuv420p")
         for number in range(frames):
-            pixels = np.full((size[1], size[0], 3), number * 8 % 256, np.uint8)
+            pixels = np.full((size[1], size[0], 3), number * 8 % 240, np.uint8)
             pixels[:, : size[0] // 2] += 5
+            pixels[: size[1] // 2] += 10
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     return path
@@ -90,6 +103,20 @@ def test_a_file_that_ends_mid_frame_gives_what_is_good_and_then_says_so(tmp_path
     assert 10 <= given < 90
     assert f"cut-{name} ends mid-frame after" in error
     assert "copy it again" in error
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_a_whole_file_of_slow_frames_is_no_cut_one(tmp_path: Path, name: str) -> None:
+    """One frame a second: the last one begins a second before the announced end."""
+    assert read_all(str(write_video(tmp_path / name, frames=6, fps=1))) == (6, "")
+
+
+def test_a_gif_whose_last_frame_stays_is_no_cut_one(tmp_path: Path) -> None:
+    """As banners do before they start over."""
+    image = pytest.importorskip("PIL.Image")
+    first, *others = [image.new("RGB", (64, 64), (number * 40, 0, 0)) for number in range(4)]
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=[100, 100, 100, 2000])
+    assert read_all(str(tmp_path / "a.gif")) == (4, "")
 
 
 def test_an_mp4_without_its_index_says_so_at_once(tmp_path: Path) -> None:
@@ -164,6 +191,33 @@ def test_a_stream_that_does_not_answer_is_an_input_error() -> None:
     assert "secret" not in str(info.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("rtsp://host/s", "rtsp://host/s"),
+        ("rtsp://admin:secret@host:554/s", "rtsp://host:554/s"),
+        ("rtsp://admin@host/s", "rtsp://host/s"),
+        ("rtsp://admin:se/cr@et?@host/s", "rtsp://host/s"),
+        ("rtsp://:se/cr@et@host", "rtsp://host"),
+        ("rtsp://host:554/camera@2", "rtsp://host:554/camera@2"),
+        ("rtsp://[::1]:554/camera@2", "rtsp://[::1]:554/camera@2"),
+        ("rtsp://admin:secret@[::1]/s", "rtsp://[::1]/s"),
+    ],
+)
+def test_the_name_of_a_stream_has_no_password(url: str, name: str) -> None:
+    """Even where the password holds what a URL may not have there."""
+    assert short_name(url) == name
+
+
+def test_a_source_that_is_refused_is_named_without_its_password() -> None:
+    """Errors end up in logs and in bug reports."""
+    with pytest.raises(InputError) as unknown:
+        open_source("gopher://admin:secret@host/s")
+    with pytest.raises(ConfigError) as sized:
+        open_source("rtsp://admin:secret@host/s", size=(64, 48))
+    assert "secret" not in str(unknown.value) + str(sized.value)
+
+
 def test_a_stream_that_breaks_off_is_waited_for(tmp_path: Path) -> None:
     """The sender goes away and comes back: the source says so and goes on."""
     clip = write_video(tmp_path / "clip.ts", frames=30).read_bytes()
@@ -190,6 +244,24 @@ def test_a_stream_that_breaks_off_is_waited_for(tmp_path: Path) -> None:
     assert given == 45
     assert "is lost (no more frames): waiting for it to come back" in lines[0]
     assert "is back after" in lines[1]
+
+
+def test_a_damaged_frame_of_a_camera_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cameras that send Motion JPEG do so now and then; here an AVI stands in for the device."""
+    path = tmp_path / "camera.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number * 60, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    data = path.read_bytes()
+    first, after = data.index(b"\xff\xd8") + 2, data.rindex(b"\xff\xd8")
+    second = data.index(b"\xff\xd8", first)
+    path.write_bytes(data[:second] + bytes(after - 8 - second) + data[after - 8 :])  # 8: the chunk's name and size
+    monkeypatch.setattr(media, "_opened", lambda *arguments, **options: av.open(str(path)))
+    assert len(list(media.open_device("/dev/video0", (64, 48), 30.0))) == 2
 
 
 def test_a_folder_of_pictures_gives_the_good_ones_in_order(tmp_path: Path) -> None:
@@ -228,39 +300,112 @@ def test_pictures_of_odd_size(tmp_path: Path, size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(read_picture(write_picture(tmp_path / "odd.png", pixels)), pixels)
 
 
-@pytest.mark.parametrize("channels", [1, 4])
-def test_grey_and_rgba_pictures_become_rgb(tmp_path: Path, channels: int) -> None:
+def test_grey_pictures_become_rgb(tmp_path: Path) -> None:
     """Three channels, whatever the file has."""
-    pixels = np.full((6, 8, channels), 77, np.uint8)
-    found = read_picture(write_picture(tmp_path / "x.png", pixels[:, :, 0] if channels == 1 else pixels))
+    found = read_picture(write_picture(tmp_path / "x.png", np.full((6, 8), 77, np.uint8)))
     assert found.shape == (6, 8, 3)
     assert (found == 77).all()
 
 
-def test_a_photo_is_turned_as_its_exif_data_say(tmp_path: Path) -> None:
-    """Orientation 6: the camera was held upright, so the left edge of the data is the top of the picture."""
+@pytest.mark.parametrize("name", ["x.png", "x.webp", "palette.png", "grey.png"])
+def test_transparent_pictures_lie_on_white_as_on_the_server(tmp_path: Path, name: str) -> None:
+    """Every mixture of colour and transparency; a step of rounding apart."""
     image = pytest.importorskip("PIL.Image")
-    pixels = np.zeros((32, 64, 3), np.uint8)
-    pixels[:, :16] = 255
+    rgba = np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)
+    if name == "palette.png":
+        palette = image.fromarray(rgba[:, :, :3]).quantize(8)
+        palette.save(tmp_path / name, transparency=bytes([0, 128, *[255] * 6]))
+    elif name == "grey.png":
+        write_picture(tmp_path / name, rgba[:, :, :2])
+    else:
+        write_picture(tmp_path / name, rgba, **({"lossless": True, "exact": True} if name == "x.webp" else {}))
+    ours = read_picture(tmp_path / name).astype(int)
+    assert np.abs(ours - decode_image((tmp_path / name).read_bytes())).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_turned_and_mirrored_as_its_exif_data_say(tmp_path: Path, name: str, orientation: int) -> None:
+    """All eight orientations, as Pillow turns them; four corners of different colour tell them apart."""
+    image, operations = pytest.importorskip("PIL.Image"), pytest.importorskip("PIL.ImageOps")
     exif = image.Exif()
-    exif[274] = 6
-    found = read_picture(write_picture(tmp_path / "photo.jpg", pixels, exif=exif, quality=95))
-    assert found.shape == (64, 32, 3)
-    assert found[4].min() > 200
-    assert found[-4].max() < 50
+    exif[274] = orientation
+    path = write_picture(tmp_path / name, corners(60, 40), exif=exif, quality=95)
+    expected = np.asarray(operations.exif_transpose(image.open(path)).convert("RGB")).astype(int)
+    found = read_picture(path)
+    assert found.shape == expected.shape
+    assert found.flags.c_contiguous
+    assert np.abs(found - expected).mean() < 8
 
 
-def test_a_video_is_turned_as_its_container_says(tmp_path: Path) -> None:
-    """A phone held upright writes landscape frames and a rotation by 90 degrees."""
+def test_damaged_exif_data_turn_nothing(tmp_path: Path) -> None:
+    """The picture is shown as it is stored."""
+    exif = pytest.importorskip("PIL.Image").Exif()
+    exif[274] = 1
+    data = write_picture(tmp_path / "a.jpg", corners(60, 40), exif=exif).read_bytes()
+    directory = data.index(b"Exif\0\0") + 10
+    (tmp_path / "a.jpg").write_bytes(data[:directory] + b"\xff" * 4 + data[directory + 4 :])
+    assert read_picture(tmp_path / "a.jpg").shape == (40, 60, 3)
+
+
+def corners(width: int, height: int) -> np.ndarray:
+    """Red, green, blue and white, clockwise from the upper left but for the last two."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2, 0] = pixels[: height // 2, width // 2 :, 1] = 255
+    pixels[height // 2 :, : width // 2, 2] = 255
+    pixels[height // 2 :, width // 2 :] = 255
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        ((1, 0, 0, 1), lambda pixels: pixels),
+        ((0, 1, -1, 0), lambda pixels: np.rot90(pixels, -1)),  # a phone held upright
+        ((-1, 0, 0, -1), lambda pixels: np.rot90(pixels, 2)),
+        ((0, -1, 1, 0), lambda pixels: np.rot90(pixels)),
+        ((-1, 0, 0, 1), np.fliplr),  # a camera that looks at whom it films
+        ((1, 0, 0, -1), np.flipud),
+    ],
+)
+def test_a_video_is_turned_and_mirrored_as_its_container_says(
+    tmp_path: Path, matrix: tuple[int, int, int, int], expected: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """The track's matrix, in the order of its file."""
     path = write_video(tmp_path / "clip.mp4", frames=3)
-    data = bytearray(path.read_bytes())
-    matrix = data.find(b"tkhd") + 44
-    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
-    path.write_bytes(data)
+    stored, _ = next(iter(open_source(str(path))))
+    assert len({int(corner) for corner in stored[::47, ::63, 0].flat}) == 4
+    turn(path, matrix)
     pixels, _ = next(iter(open_source(str(path))))
-    assert pixels.shape == (64, 48, 3)
+    np.testing.assert_array_equal(pixels, expected(stored))
     assert pixels.flags.c_contiguous
-    assert int(pixels[8, 24, 0]) > int(pixels[-8, 24, 0])  # the brighter left half is on top now
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])
+@pytest.mark.parametrize(
+    ("aspect", "shape"),
+    [("16/11", (48, 93, 3)), ("8/9", (54, 64, 3)), ("1/1", (48, 64, 3)), ("200/1", (48, 64, 3))],
+)
+def test_a_video_is_given_in_square_pixels(tmp_path: Path, name: str, aspect: str, shape: tuple[int, int, int]) -> None:
+    """Recorders and PAL cameras store wide pictures in narrow ones; what cannot be is ignored."""
+    pixels, _ = next(iter(open_source(str(write_video(tmp_path / name, aspect=aspect)))))
+    assert pixels.shape == shape
+
+
+def test_a_turned_video_is_widened_before_it_is_turned(tmp_path: Path) -> None:
+    """Both belong to the stored picture."""
+    path = write_video(tmp_path / "clip.mp4", frames=3, aspect="16/11")
+    turn(path, (0, 1, -1, 0))
+    assert next(iter(open_source(str(path))))[0].shape == (93, 48, 3)
+
+
+def turn(path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Write another matrix, in the order of the file, into an MP4's track."""
+    data = bytearray(path.read_bytes())
+    a, b, c, d = (value << 16 for value in matrix)
+    place = data.find(b"tkhd") + 44
+    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
 
 
 def test_a_picture_above_the_limit_is_refused_before_it_is_decoded(tmp_path: Path) -> None:

@@ -64,13 +64,20 @@ class Script:
 
 
 class Pixel:
-    """Encodes a frame to its first pixel; frames in `broken` fail; `gate`, if given, is waited for."""
+    """Encodes a frame to its first pixel; frames in `broken` fail; `gate` is waited for, `mishap` raised, if given."""
 
     kind: Kind = "bitstream"
     input_pixels = 4
 
-    def __init__(self, *, broken: tuple[int, ...] = (), gate: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        broken: tuple[int, ...] = (),
+        gate: threading.Event | None = None,
+        mishap: Exception | None = None,
+    ) -> None:
         self._broken = broken
+        self._mishap = mishap
         self._gate = gate
         self.encoded: list[int] = []
         self.welcomes: list[Welcome] = []
@@ -78,6 +85,8 @@ class Pixel:
     def encode(self, frame: Frame, taken_at: float) -> Encoded:
         if self._gate is not None:
             assert self._gate.wait(PATIENCE_S)
+        if self._mishap is not None:
+            raise self._mishap
         if frame.number in self._broken:
             raise EngineError(f"frame {frame.number} does not encode")
         self.encoded.append(frame.number)
@@ -220,6 +229,26 @@ def test_a_source_that_fails_ends_the_run_with_a_summary_and_the_reason() -> Non
     summary = run.go()
     assert (summary.answered, summary.error) == (5, "clip.mp4 ends mid-frame after 5 frames")
     assert isinstance(run.node.failure, InputError)
+
+
+@pytest.mark.parametrize("thread", ["capture", "encode"])
+@pytest.mark.parametrize("lossless", [True, False])
+def test_an_error_that_nobody_foresaw_ends_the_run_in_one_line(
+    thread: str, *, lossless: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It passes neither for the end of the source nor for frames that came too fast; the log has the traceback."""
+    mishap = ZeroDivisionError("by nought\nand more")
+    if thread == "capture":
+        run = Run(Script(5, live=not lossless, error=mishap), lossless=lossless)
+    else:
+        run = Run(Script(10**6, live=not lossless), payload=Pixel(mishap=mishap), lossless=lossless)
+    summary = run.go()
+    assert summary.error == (
+        f"the edge's {thread} thread failed (ZeroDivisionError: by nought and more): this is a bug, report it"
+    )
+    assert isinstance(run.node.failure, EngineError)
+    assert summary.captured < 10**6
+    assert caplog.records[0].exc_info is not None
 
 
 def test_stopping_in_the_middle_counts_everything() -> None:

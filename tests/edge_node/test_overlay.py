@@ -94,10 +94,17 @@ def test_a_full_disk_ends_the_film_once(tmp_path: Path, pictures: int) -> None:
     ]
 
 
-def test_an_unknown_kind_of_film_is_a_config_error(tmp_path: Path) -> None:
-    """The ending says what it becomes."""
+@pytest.mark.parametrize("name", ["out.film", "out.webm"])
+def test_an_unknown_kind_of_film_is_a_config_error(tmp_path: Path, name: str) -> None:
+    """The ending says what it becomes, and WebM takes no H.264: said before the first frame."""
     with pytest.raises(ConfigError, match=r"ending in \.mp4"):
-        VideoWriter(tmp_path / "out.film", 30.0)
+        VideoWriter(tmp_path / name, 30.0)
+
+
+def test_a_film_without_a_frame_is_no_error(tmp_path: Path) -> None:
+    """The source ended before it gave one."""
+    with VideoWriter(tmp_path / "out.mp4", 30.0):
+        pass
 
 
 def test_a_window_without_a_display_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,13 @@ def test_a_drop_is_an_error_with_its_cause(collector: Collector) -> None:
     assert span.status.message == "shed: the server is too busy to answer in time"
 
 
+def test_a_repeated_answer_is_no_error(collector: Collector) -> None:
+    """A still picture is not a failing camera."""
+    trace(collector.url, [FrameRecord(frame=0, state="unchanged", captured_at=10.0, reference=7)], every=1)
+    (span,) = collector.spans
+    assert span.status.code == 0  # unset
+
+
 def test_a_collector_that_is_away_costs_nothing_but_the_traces() -> None:
     """No exception, and the end comes within the time limit."""
     trace("http://127.0.0.1:9", [answered(0)], every=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -116,6 +117,26 @@ def test_a_provider_that_this_runtime_lacks_is_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(EngineError, match=r"has no cuda \(it has cpu\): install onnxruntime-gpu"):
         FrameEncoder(Files(), provider="cuda")
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize(("provider", "built", "lines"), [("auto", False, 1), ("auto", True, 0), ("cpu", False, 0)])
+def test_tensorrt_says_that_it_may_take_long(
+    provider: str, built: bool, lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it begins, where it is tried and has built nothing yet. Here it then fails to load."""
+    import onnxruntime
+
+    providers = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    monkeypatch.setenv("FRANKENSTREAM_HOME", str(tmp_path))
+    if built:
+        (tmp_path / "cache" / "tensorrt").mkdir(parents=True)
+        (tmp_path / "cache" / "tensorrt" / "g_a.engine").touch()
+    said: list[str] = []
+    assert FrameEncoder(Files(), provider=provider, progress=said.append).provider == "cpu"
+    assert len(said) == lines
+    assert all("TensorRT builds its engines" in line for line in said)
 
 
 def test_a_damaged_graph_is_an_engine_error_of_one_line() -> None:

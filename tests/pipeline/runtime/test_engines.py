@@ -6,6 +6,7 @@ import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from pipeline.bundle import Bundle
 from pipeline.clock import VirtualClock
 from pipeline.errors import BundleError, ConfigError, EngineError
+from pipeline.runtime import onnx_engine
 from pipeline.runtime.engine import Features, Float32, NullEngine
 from pipeline.runtime.engine_cache import EngineCache, Measure
 from pipeline.runtime.engines import build_engine, choose_engine
@@ -106,6 +108,22 @@ def test_cache_key_covers_what_an_engine_is_made_of(bundle: Bundle, tmp_path: Pa
     assert len(places) == 3
 
 
+def test_another_onnx_runtime_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `auto` took was the processor until a build for GPUs was installed; a new version may be faster."""
+    import onnxruntime
+
+    cache, runs = EngineCache(tmp_path), iter(range(1, 9))
+
+    def measured() -> float:
+        return cache.onnx_measured(tmp_path, Measure("auto", 1), lambda: {"1": float(next(runs))})["1"]
+
+    assert [measured(), measured()] == [1.0, 1.0]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    assert [measured(), measured()] == [2.0, 2.0]
+    monkeypatch.setattr(onnxruntime, "__version__", "99.0")
+    assert measured() == 3.0
+
+
 @needs_torch
 def test_failed_export_leaves_nothing(tmp_path: Path) -> None:
     """A decoder that does not load is one line, and no half-made engine stays behind."""
@@ -134,6 +152,24 @@ def test_damaged_engine(tmp_path: Path) -> None:
     np.savez(tmp_path / CLASSIFIER, weight=np.zeros((1000, 8), np.float32), bias=np.zeros(1000, np.float32))
     with pytest.raises(EngineError, match=r"synthesis\.onnx of .* does not load on cpu"):
         OnnxEngine(tmp_path, "null")
+
+
+@pytest.mark.parametrize(("device", "options"), [("cuda", {}), ("cuda:1", {"device_id": "1"})])
+def test_onnx_runs_on_the_gpu_that_was_named(
+    device: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on the first one; a session made for the test says what it was asked for."""
+    import onnxruntime
+
+    asked: list[object] = []
+
+    def session(path: str, *, sess_options: object, providers: list[object]) -> SimpleNamespace:
+        asked.extend(providers)
+        return SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    onnx_engine._session(Path("tail.onnx"), device, 1)
+    assert asked == [("CUDAExecutionProvider", options)]
 
 
 # --- The real thing ------------------------------------------------------------------------------------------
