@@ -1,9 +1,9 @@
 /** The least one-way delay of late, and the median (pipeline/rate_control). */
 
-/** How long a least one-way delay counts, in seconds: the way may change. */
+/** How long a least one-way delay counts at least, in seconds, and half as long again at most: the way may change. */
 const BASE_WINDOW_S = 10;
 
-/** The least of the samples of the last BASE_WINDOW_S (between one and two windows of half that length). */
+/** The least of the samples of the last BASE_WINDOW_S or a little more (two halves of it and the one begun). */
 export class LeastDelay {
   private readonly halves: { at: number; delay: number }[] = [];
 
