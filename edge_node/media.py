@@ -64,7 +64,7 @@ class VideoFile:
         self._closed.set()
 
     def _frames(self, container: Any, stream: Any, announced: _Announced) -> Iterator[Picture]:
-        failures, aspect = 0, _aspect(stream)
+        failures, aspect, orientation = 0, _aspect(stream), None
         for packet in _packets(container, stream, self.name):
             announced.saw(packet)
             try:
@@ -79,7 +79,8 @@ class VideoFile:
             for frame in frames:
                 failures = 0
                 announced.gave(frame)
-                yield _upright(frame, aspect=aspect), frame.time
+                orientation = orientation or frame_orientation(frame)
+                yield _upright(frame, orientation, aspect=aspect), frame.time
                 if self._closed.is_set():
                     return
 
@@ -156,6 +157,7 @@ def _live_pictures(container: Any, name: str) -> Iterator[Picture]:
         raise
 
     def pictures() -> Iterator[Picture]:
+        orientation = None
         with closing(container):
             for packet in _packets(container, stream, name):
                 try:
@@ -163,7 +165,8 @@ def _live_pictures(container: Any, name: str) -> Iterator[Picture]:
                 except _ERRORS:  # a damaged packet: the next whole picture mends it
                     continue
                 for frame in frames:
-                    yield _upright(frame, aspect=aspect), None
+                    orientation = orientation or frame_orientation(frame)
+                    yield _upright(frame, orientation, aspect=aspect), None
 
     return pictures()
 
@@ -217,7 +220,7 @@ def decode_picture(path: Path) -> NDArray[np.uint8]:
             ) from None
         if frame is None:
             raise InputError(f"picture {path.name} is cut off or damaged: nothing of it decodes, copy it again")
-        return _upright(frame, exif_orientation(path.read_bytes()))
+        return _upright(frame, exif_orientation(path.read_bytes()) or frame_orientation(frame))
 
 
 def _opened(
@@ -266,16 +269,14 @@ def _aspect(stream: Any) -> Fraction:
     return aspect if 1 / _ASPECT_MAX <= aspect <= _ASPECT_MAX else Fraction(1)
 
 
-def _upright(
-    frame: Any, orientation: Orientation | None = None, *, aspect: Fraction = Fraction(1)
-) -> NDArray[np.uint8]:
-    """RGB in square pixels, turned and mirrored as `orientation` says, else as the frame itself does."""
+def _upright(frame: Any, orientation: Orientation, *, aspect: Fraction = Fraction(1)) -> NDArray[np.uint8]:
+    """RGB in square pixels, turned and mirrored."""
     size = {"width": round(frame.width * max(aspect, 1)), "height": round(frame.height / min(aspect, 1))}
     if _transparent(frame.format):
         pixels = _over_white(frame.to_ndarray(format="rgba", **size))
     else:
         pixels = frame.to_ndarray(format="rgb24", **size)
-    return (orientation or frame_orientation(frame)).apply(pixels)
+    return orientation.apply(pixels)
 
 
 def _transparent(form: Any) -> bool:

@@ -47,7 +47,11 @@ _EXIF_ENTRY_BYTES = 12
 
 
 def frame_orientation(frame: Any) -> Orientation:
-    """From the display matrix that the container or codec gave, rounded to quarters of a turn."""
+    """From the display matrix that the container or codec gave, rounded to quarters of a turn.
+
+    Ask once a stream: a frame whose side data were looked at refers to itself, and its pixels stay until the garbage
+    collector comes by.
+    """
     try:
         matrix = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # it has side data of a kind that this PyAV does not know

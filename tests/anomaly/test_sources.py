@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -16,10 +17,13 @@ import numpy as np
 import pytest
 
 from edge_node import media
+from edge_node.media import VideoFile
+from edge_node.orientation import Orientation
 from edge_node.pictures import short_name
 from edge_node.sources import open_source, read_picture
 from pipeline.datasets.images import decode_image
 from pipeline.errors import ConfigError, InputError
+from recordings.samples import sample_path
 
 
 def write_video(
@@ -390,6 +394,14 @@ def test_a_video_is_given_in_square_pixels(tmp_path: Path, name: str, aspect: st
     """Recorders and PAL cameras store wide pictures in narrow ones; what cannot be is ignored."""
     pixels, _ = next(iter(open_source(str(write_video(tmp_path / name, aspect=aspect)))))
     assert pixels.shape == shape
+
+
+def test_a_video_is_asked_once_which_way_up_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames whose side data are looked at stay in memory until the garbage collector comes by."""
+    asked: list[object] = []
+    monkeypatch.setattr(media, "frame_orientation", lambda frame: (asked.append(frame), Orientation())[1])
+    frames = sum(1 for _ in islice(VideoFile(str(sample_path())), 30))
+    assert (frames, len(asked)) == (30, 1)
 
 
 def test_a_turned_video_is_widened_before_it_is_turned(tmp_path: Path) -> None:
