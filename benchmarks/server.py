@@ -91,8 +91,8 @@ class Bench:
         self.preprocess = Preprocessor(preprocess_spec(bundle.edge_spec))
         pixels = natural_picture(*PICTURE)
         side = self.preprocess.spec.size
-        self.jpeg = simplejpeg.encode_jpeg(pixels, quality=90)
-        self.small_jpeg = simplejpeg.encode_jpeg(natural_picture(side, side), quality=90)
+        self.jpeg = simplejpeg.encode_jpeg(pixels, quality=90, colorsubsampling="420")  # as edges send them
+        self.small_jpeg = simplejpeg.encode_jpeg(natural_picture(side, side), quality=90, colorsubsampling="420")
         encoder = FrameEncoder(bundle, precision="fp32")
         symbols = quantise(encoder.analyse(encoder.preprocess(pixels)), self.point)
         self.bitstream = self.codec.encode(symbols, bundle.edge_spec.operating_point_index())
