@@ -46,7 +46,7 @@ from pipeline.packing.tables import (
     latent_of,
     latent_spec,
 )
-from pipeline.training.checkpoints import check_weights, load_checkpoint, load_codec, save_prior
+from pipeline.training.checkpoints import check_weights, codec_of, load_checkpoint, save_prior
 from pipeline.training.data import PhotoSource
 from pipeline.training.evaluate import read_labels
 
@@ -89,7 +89,7 @@ def pack(settings: PackSettings, say: Say = print) -> Bundle:
     anything is computed.
     """
     content = load_checkpoint(settings.checkpoint)
-    codec = load_codec(settings.checkpoint)
+    codec = codec_of(content)
     sources = settings.sources()
     read_labels(settings.evaluate_photos)
     if settings.clips is not None:

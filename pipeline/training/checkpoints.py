@@ -66,8 +66,12 @@ def load_checkpoint(file: Path, *, kind: str = "codec") -> dict[str, Any]:
 
 def load_codec(file: Path, *, average: bool = True) -> FeatureCodec:
     """The trained codec in eval mode: its moving average, or the raw weights. Raises EngineError."""
-    content = load_checkpoint(file)
-    codec = FeatureCodec(codec_config(content))
+    return codec_of(load_checkpoint(file), average=average)
+
+
+def codec_of(content: Mapping[str, Any], *, average: bool = True) -> FeatureCodec:
+    """See ``load_codec``: from a checkpoint's content."""
+    codec = FeatureCodec(codec_config(content["recipe"]))
     load_state(codec, content["average" if average else "codec"])
     codec.eval()
     codec.requires_grad_(False)
@@ -75,9 +79,9 @@ def load_codec(file: Path, *, average: bool = True) -> FeatureCodec:
     return codec
 
 
-def codec_config(content: Mapping[str, Any]) -> CodecConfig:
-    """What codec a checkpoint holds, whatever version of the recipe trained it. Raises EngineError."""
-    values = {key: _tuples(value) for key, value in content["recipe"]["codec"].items()}
+def codec_config(recipe: Mapping[str, Any]) -> CodecConfig:
+    """What codec a checkpoint's recipe is for, whatever its version. Raises EngineError."""
+    values = {key: _tuples(value) for key, value in recipe["codec"].items()}
     try:
         return CodecConfig(**{"deep_decoders": (), **values})  # which those of before did not say
     except TypeError as error:
@@ -142,7 +146,7 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 def recipe_from_dict(values: dict[str, Any]) -> Recipe:
     """The inverse of ``recipe_to_dict``. Raises EngineError for a recipe of another version."""
     plain = {key: _tuples(value) for key, value in values.items()}
-    codec = codec_config({"recipe": values})
+    codec = codec_config(values)
     try:
         phases = tuple(Phase(**{key: _tuples(value) for key, value in phase.items()}) for phase in values["phases"])
     except TypeError as error:

@@ -124,7 +124,7 @@ def _resumed_recipe(content: Mapping[str, Any], wishes: Wishes, out: Path, *, ne
         recipe = recipe_from_dict(content["recipe"])
         wishes.check_against(recipe, out)
         return recipe
-    codec = codec_config(content)
+    codec = codec_config(content["recipe"])
     if wishes.analysis not in ("", codec.analysis):
         raise ConfigError(f"the run in {out} has the encoder {codec.analysis}: another one wants another --out")
     targets = tuple(content["recipe"]["target_bytes"])
@@ -154,7 +154,7 @@ def _origin(from_bundle: Path | None, from_checkpoint: Path | None) -> _Origin |
         return _Origin(codec, codec_state_from_bundle(bundle), str(from_bundle))
     if from_checkpoint is not None:
         content = load_checkpoint(from_checkpoint)
-        return _Origin(codec_config(content), content["average"], str(from_checkpoint))
+        return _Origin(codec_config(content["recipe"]), content["average"], str(from_checkpoint))
     return None
 
 

@@ -72,6 +72,8 @@ class CropPool:
         self._shape: tuple[int, int] = (0, 0)
         self._pool: dict[int, tuple[int, PooledBatch]] = {}  # place -> draw, batch
         self._coming: dict[int, Future[Tensor]] = {}
+        self._kept_bytes: dict[int, int] = {}  # place -> memory, as of when its batch was last given
+        self._given: int | None = None
         self._threads = ThreadPoolExecutor(_AHEAD) if device.type != "cpu" else None
 
     def batch(self, number: int, *, size: int, count: int, stride: int = 1) -> PooledBatch:
@@ -80,6 +82,9 @@ class CropPool:
         """
         if self._shape != (size, count):
             self._shape, self._pool, self._coming = (size, count), {}, {}
+            self._kept_bytes, self._given = {}, None
+        if self._given is not None:  # what was said about it is there by now
+            self._kept_bytes[self._given] = self._pool[self._given][1].kept_bytes
         if self._threads is not None:
             for later in range(number, number + _AHEAD * stride, stride):
                 self._order(later)
@@ -88,10 +93,11 @@ class CropPool:
         if batch is None or known != draw:
             coming = self._coming.pop(draw, None)
             pixels_BCHW = self._pixels(draw, size, count) if coming is None else coming.result()
-            self._pool.pop(place, None)
-            held = sum(other.kept_bytes for _draw, other in self._pool.values())
+            self._kept_bytes.pop(place, None)
+            held = sum(self._kept_bytes.values())
             batch = PooledBatch(pixels_BCHW.to(self._device), keeps=held < self._memory_max)
             self._pool[place] = draw, batch
+        self._given = place
         return batch
 
     def _draw(self, number: int) -> int:
